@@ -1,0 +1,72 @@
+"""Run PyTorch code written for one accelerator, unmodified, on another.
+
+`import torchdevice` gives the same names. Importing it does not import torch: names are
+resolved when they are first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .errors import (
+    SettingsError,
+    SimulatorError,
+    TargetError,
+    TorchDeviceError,
+    TorchDeviceWarning,
+    UnsupportedByTargetError,
+)
+
+if TYPE_CHECKING:
+    from ._api import (
+        Redirect,
+        cpu_override,
+        disable,
+        enable,
+        explain,
+        is_active,
+        ledger,
+        native,
+        redirect,
+        target,
+    )
+
+__all__ = [
+    "Redirect",
+    "SettingsError",
+    "SimulatorError",
+    "TargetError",
+    "TorchDeviceError",
+    "TorchDeviceWarning",
+    "UnsupportedByTargetError",
+    "__version__",
+    "cpu_override",
+    "disable",
+    "enable",
+    "explain",
+    "is_active",
+    "ledger",
+    "native",
+    "redirect",
+    "simulate",
+    "target",
+]
+
+__version__ = "0.1.0"
+
+_LAZY_MODULES = frozenset({"simulate"})
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY_MODULES:
+        return import_module(f".{name}", __name__)
+    if name in __all__:
+        value = getattr(import_module("._api", __name__), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,88 @@
+"""Which redirection holds in this thread: read by shims and seams, written by `_session` alone.
+
+Patched attributes of torch are process-wide, while a `redirect()` block holds for its thread.
+So everything that is patched asks here first, and is plain torch where the answer is None.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from ._context import Context
+
+__all__ = ["current", "fall_back_to", "held", "set_everywhere"]
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+class _Local(threading.local):
+    """The contexts entered in this thread, innermost last; None stands for `native()`."""
+
+    def __init__(self) -> None:
+        self.stack: list[Context | None] = []
+
+
+_local = _Local()
+_everywhere: Context | None = None
+
+
+def current() -> Context | None:
+    """The context that holds in this thread, or None for plain torch."""
+    stack = _local.stack
+    return stack[-1] if stack else _everywhere
+
+
+@contextmanager
+def held(context: Context | None) -> Iterator[None]:
+    """Let a context (None: plain torch) hold in this thread for a block."""
+    push(context)
+    try:
+        yield
+    finally:
+        pop(context)
+
+
+def push(context: Context | None) -> None:
+    """Let a context hold in this thread until it is popped."""
+    _local.stack.append(context)
+
+
+def pop(context: Context | None) -> None:
+    """End the innermost holding of a context in this thread."""
+    stack = _local.stack
+    for position in range(len(stack) - 1, -1, -1):
+        if stack[position] is context:
+            del stack[position]
+            return
+
+
+def set_everywhere(context: Context | None) -> None:
+    """Let a context hold in every thread that holds none of its own."""
+    global _everywhere
+    _everywhere = context
+
+
+def fall_back_to(original: Callable[..., Any] | None) -> Callable[[_F], _F]:
+    """Decorate a replacement so that it is the original where no redirection holds.
+
+    Args:
+        original: What is replaced; None where there was nothing.
+
+    Returns:
+        A decorator. The replacement keeps the original's name and signature for inspection.
+    """
+
+    def decorate(replacement: _F) -> _F:
+        @functools.wraps(original if original is not None else replacement)
+        def answer(*args: Any, **kwargs: Any) -> Any:
+            if original is not None and current() is None:
+                return original(*args, **kwargs)
+            return replacement(*args, **kwargs)
+
+        return answer  # type: ignore[return-value]
+
+    return decorate

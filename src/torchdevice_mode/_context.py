@@ -1,0 +1,142 @@
+"""What one redirection knows: machine, settings, target, ledger, and decisions already made.
+
+Rules, shims and recoveries are given a context; none of them reads global state. Decisions are
+cached by request, since a program names few devices and names them often.
+"""
+
+from __future__ import annotations
+
+import logging
+import types
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from . import _override
+from ._caller import asked_by_torch
+from ._ledger import Ledger
+from ._log import logger, user_frame
+from ._machine import Machine
+from ._policy import Decision, choose_target, decide
+from ._settings import Settings
+from ._spec import DeviceSpec, parse
+
+__all__ = ["Context", "Resolution"]
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """A decision in torch's terms.
+
+    Attributes:
+        decision: The policy's decision.
+        device: The device to use, or None to hand the request to torch as it came.
+        asked: The request as text, for the ledger.
+    """
+
+    decision: Decision
+    device: torch.device | None
+    asked: str
+
+
+class Context:
+    """One redirection's facts and caches. Shared by threads; immutable but for the caches.
+
+    Args:
+        machine: What the machine has.
+        settings: What the user chose.
+        ledger: Where events are counted.
+
+    Raises:
+        TargetError: If the target asked for is not on this machine.
+    """
+
+    def __init__(self, machine: Machine, settings: Settings, ledger: Ledger) -> None:
+        self.machine = machine
+        self.settings = settings
+        self.ledger = ledger
+        # Set by the session: the mode that carries this out, and how often it is entered.
+        self.mode: Any = None
+        self.open_in_child: Any = None
+        self.alive = 0
+        # Two caches, because the override changes the answers; the override's state is the index.
+        self._caches: tuple[dict[Any, Resolution], dict[Any, Resolution]] = ({}, {})
+        self.target_spec, self.target_reason = choose_target(machine, settings)
+        self.target = to_torch(self.target_spec)
+        self.target_lacks_float64 = self.target.type in machine.float64_unsupported
+        # The type that stands for CUDA here: a tensor of this type is "a CUDA tensor".
+        self.cuda_type = self.resolve("cuda").device or torch.device("cuda")
+
+    def resolve(self, request: Any) -> Resolution:
+        """Decide a hashable request, from the cache where it was decided before."""
+        overridden = _override.active()
+        # `True == 1`, and torch refuses booleans, so the type belongs to the key.
+        key = (request.__class__, request)
+        cache = self._caches[overridden]
+        found = cache.get(key)
+        if found is None:
+            found = cache[key] = self._decide(request, overridden)
+        if found.decision.toggles_override:
+            state = _override.toggle()
+            logger.info("cpu:-1 turned the CPU override %s", "on" if state else "off")
+        return found
+
+    def _decide(self, request: Any, overridden: bool) -> Resolution:
+        decision = decide(request, self.machine, self.settings, overridden)
+        device = None if decision.device is None else to_torch(decision.device)
+        asked = "no device" if request is None else str(request)
+        return Resolution(decision, device, asked)
+
+    def device_for(self, request: Any, frame: types.FrameType | None) -> torch.device | None:
+        """The device that replaces a request, or None to leave the request to torch.
+
+        Args:
+            request: The request as the program gave it; None for no device.
+            frame: The frame that asked, or None where that cannot be known (the user then).
+
+        Returns:
+            The device to put in the request's place; None to change nothing.
+        """
+        resolution = self.resolve(request)
+        decision = resolution.decision
+        if not decision.redirected:
+            return resolution.device
+        if (
+            decision.yields_to_torch
+            and frame is not None
+            and asked_by_torch(frame, absent=request is None)
+        ):
+            return None
+        assert resolution.device is not None
+        self.record("redirection", resolution.asked, resolution.device, decision.reason, frame)
+        return resolution.device
+
+    def record(
+        self,
+        kind: str,
+        asked: str,
+        given: object,
+        reason: str,
+        frame: types.FrameType | None,
+    ) -> None:
+        """Count an event at the user's line, and log it there the first time."""
+        if torch.compiler.is_compiling():
+            return
+        user = user_frame(frame)
+        given = str(given)
+        first = self.ledger.count(user, kind, asked, given, reason)
+        if first and user is not None and logger.isEnabledFor(logging.INFO):
+            logger.info(
+                "%s:%d: %s -> %s (%s)", user.f_code.co_filename, user.f_lineno, asked, given, reason
+            )
+
+
+def to_torch(spec: DeviceSpec) -> torch.device:
+    """The `torch.device` of a spec."""
+    return torch.device(str(spec))
+
+
+def is_accelerator_request(request: Any) -> bool:
+    """Whether a request, in any form, names an accelerator."""
+    return parse(request).is_accelerator

@@ -1,0 +1,92 @@
+"""The logger `torchdevice` and warnings that are said once, at the user's line."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import types
+import warnings
+
+from .errors import SettingsError, TorchDeviceWarning
+
+__all__ = ["configure", "forget_warnings", "logger", "user_frame", "warn_once"]
+
+logger = logging.getLogger("torchdevice")
+
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+_OWN_PREFIXES = ("torchdevice_mode", "torchdevice", "torch")
+_said: set[tuple[str, object]] = set()
+_lock = threading.Lock()
+
+
+def configure(level: str | None = None) -> None:
+    """Set the logger's level from the argument or from `TORCHDEVICE_LOG_LEVEL`.
+
+    Args:
+        level: DEBUG, INFO, WARNING or ERROR in any case; None reads the environment.
+
+    Raises:
+        SettingsError: If the level is none of these.
+    """
+    text = level or os.environ.get("TORCHDEVICE_LOG_LEVEL") or "WARNING"
+    name = text.upper()
+    if name not in _LEVELS:
+        raise SettingsError(
+            f"TORCHDEVICE_LOG_LEVEL={text!r} is not a level: give {', '.join(_LEVELS)}."
+        )
+    logger.setLevel(name)
+    if not logger.handlers and not logging.getLogger().handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("torchdevice: %(message)s"))
+        logger.addHandler(handler)
+        logger.propagate = False
+
+
+def is_library_frame(frame: types.FrameType) -> bool:
+    """Whether the frame runs torch's code or ours, told by its module's name."""
+    name = frame.f_globals.get("__name__") or ""
+    return str(name).partition(".")[0] in _OWN_PREFIXES
+
+
+def user_frame(frame: types.FrameType | None) -> types.FrameType | None:
+    """The innermost frame, from this one outward, that is neither torch's nor ours."""
+    while frame is not None and is_library_frame(frame):
+        frame = frame.f_back
+    return frame
+
+
+def warn_once(slug: str, message: str, *, key: object = None) -> None:
+    """Warn at the user's line, once for each slug and key.
+
+    Args:
+        slug: Stable name; `TORCHDEVICE_SILENCE` lists slugs that are not said.
+        message: One sentence that names what was given and what to do.
+        key: What "once" is counted by, for example a call site; None for once a process.
+    """
+    with _lock:
+        if (slug, key) in _said:
+            return
+        _said.add((slug, key))
+    if slug in os.environ.get("TORCHDEVICE_SILENCE", "").split(","):
+        return
+    frame = user_frame(sys._getframe(1))
+    warning = TorchDeviceWarning(f"{message} [{slug}]", slug)
+    if frame is None:
+        warnings.warn(warning, stacklevel=2)
+        return
+    warnings.warn_explicit(
+        warning,
+        TorchDeviceWarning,
+        frame.f_code.co_filename,
+        frame.f_lineno,
+        module=frame.f_globals.get("__name__"),
+        registry=frame.f_globals.setdefault("__warningregistry__", {}),
+    )
+
+
+def forget_warnings() -> None:
+    """Say every warning anew; a new session of redirection begins with this."""
+    with _lock:
+        _said.clear()

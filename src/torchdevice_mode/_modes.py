@@ -1,0 +1,86 @@
+"""Putting our modes on torch's per-thread stacks, and taking them off again.
+
+At most one function mode of ours is on a thread's stack: the innermost redirection decides, so
+an outer one steps aside while it lasts. Modes of others keep their places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+
+from ._context import Context
+from ._function_mode import RedirectFunctionMode
+
+__all__ = ["entered", "innermost", "replace_innermost", "restore_stack", "retire"]
+
+_pop = torch._C._pop_torch_function_stack
+_push = torch._C._push_on_torch_function_stack
+
+
+class _RetiredFunctionMode(TorchFunctionMode):
+    """What a mode becomes when its redirection ends while other threads still hold it."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        return func(*args, **kwargs) if kwargs else func(*args)
+
+
+def _is_ours(mode: object) -> bool:
+    return isinstance(mode, (RedirectFunctionMode, _RetiredFunctionMode))
+
+
+def innermost() -> RedirectFunctionMode | None:
+    """Our mode on this thread's stack, if it is there and not set aside by a running call."""
+    for mode in reversed(_get_current_function_mode_stack()):
+        if isinstance(mode, RedirectFunctionMode):
+            return mode
+    return None
+
+
+def replace_innermost(mode: RedirectFunctionMode | None) -> list[TorchFunctionMode]:
+    """Put a mode on top of this thread's stack in place of any other of ours.
+
+    Args:
+        mode: The mode; None to leave the thread without one.
+
+    Returns:
+        The stack as it was, for `restore_stack`.
+    """
+    before = _get_current_function_mode_stack()
+    _set_stack([*(m for m in before if not _is_ours(m)), *([mode] if mode else [])])
+    return before
+
+
+def restore_stack(before: list[TorchFunctionMode]) -> None:
+    """Undo `replace_innermost`; modes that others pushed or popped meanwhile stay as they are."""
+    others = [m for m in _get_current_function_mode_stack() if not _is_ours(m)]
+    if others == [m for m in before if not _is_ours(m)]:
+        _set_stack([m for m in before if not isinstance(m, _RetiredFunctionMode)])
+    else:
+        ours = [m for m in before if isinstance(m, RedirectFunctionMode)]
+        _set_stack([*others, *ours])
+
+
+def _set_stack(modes: list[TorchFunctionMode]) -> None:
+    for _ in range(torch._C._len_torch_function_stack()):
+        _pop()
+    for mode in modes:
+        _push(mode)
+
+
+def retire(mode: RedirectFunctionMode) -> None:
+    """Make a mode pass every call through, in whatever threads still have it on their stacks."""
+    mode.__class__ = _RetiredFunctionMode  # type: ignore[assignment]
+
+
+@contextmanager
+def entered(context: Context) -> Iterator[None]:
+    """Our function mode on top of this thread's stack for a block, in place of any of ours."""
+    before = replace_innermost(RedirectFunctionMode(context))
+    try:
+        yield
+    finally:
+        restore_stack(before)

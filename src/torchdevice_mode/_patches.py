@@ -1,0 +1,105 @@
+"""Every change to torch goes through this: one last-in, first-out list of attribute writes.
+
+A patch remembers the raw entry of its owner's `__dict__`, so that descriptors come back as
+they were and an attribute that was absent is absent again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["Hook", "Patch", "Patches"]
+
+_ABSENT = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """One attribute of torch that is replaced while redirection is on.
+
+    Attributes:
+        owner: Gives the object that holds the attribute; called on installation, so that
+            nothing is imported earlier. Returns None where this torch does not have it.
+        name: The attribute.
+        replace: Gives the new value for the old one.
+        reason: Why neither a mode nor an official hook of torch will do.
+    """
+
+    owner: Callable[[], Any]
+    name: str
+    replace: Callable[[Any], Any]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """A registration with an official hook of torch or Python.
+
+    Attributes:
+        install: Registers, and returns what takes the registration back.
+        reason: What the hook is for.
+    """
+
+    install: Callable[[], Callable[[], None]]
+    reason: str
+
+
+@dataclass(slots=True)
+class Patches:
+    """Installs patches and takes them back in the opposite order."""
+
+    _installed: list[tuple[Any, str, Any]] = field(default_factory=list)
+
+    def install(self, patches: Sequence[Patch | Hook]) -> None:
+        """Install all of them, or none where one fails.
+
+        Args:
+            patches: In the order of installation.
+
+        Raises:
+            Exception: Whatever an owner or a replacement raised; what was installed is undone.
+        """
+        try:
+            for patch in patches:
+                if isinstance(patch, Hook):
+                    self._installed.append((None, "", patch.install()))
+                    continue
+                owner = patch.owner()
+                if owner is not None:
+                    self._write(owner, patch)
+        except BaseException:
+            self.restore()
+            raise
+
+    def _write(self, owner: Any, patch: Patch) -> None:
+        # `__class__` lives in the type, not in the instance's `__dict__`.
+        if patch.name == "__class__":
+            before = type(owner)
+        else:
+            before = vars(owner).get(patch.name, _ABSENT)
+        current = before if before is not _ABSENT else getattr(owner, patch.name, None)
+        setattr(owner, patch.name, patch.replace(current))
+        self._installed.append((owner, patch.name, before))
+
+    def restore(self) -> None:
+        """Put everything back. Each entry is tried even where another fails."""
+        errors = []
+        while self._installed:
+            owner, name, before = self._installed.pop()
+            try:
+                if owner is None:
+                    before()
+                elif before is _ABSENT:
+                    delattr(owner, name)
+                else:
+                    setattr(owner, name, before)
+            except Exception as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+
+    def targets(self) -> list[tuple[Any, str]]:
+        """What is replaced at present."""
+        return [(owner, name) for owner, name, _ in self._installed if owner is not None]

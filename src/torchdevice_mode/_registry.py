@@ -1,0 +1,82 @@
+"""The registry: one row for each torch function whose device argument is rewritten.
+
+A row names functions, says how they take a device, and why a row is needed where that is not
+plain. The modes look functions up in the one dictionary that is built from the rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ._context import Context
+
+__all__ = ["Handler", "Rule", "build", "resolve_path"]
+
+Handler = Callable[[Context, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+"""Called as `handler(context, func, args, kwargs)` in place of `func(*args, **kwargs)`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A row: these functions are answered by this handler.
+
+    Attributes:
+        functions: Dotted names below torch, such as `"torch.Tensor.to"`; or a callable that
+            derives them from the installed torch.
+        handler: What is called instead.
+        reason: Why these functions need it.
+    """
+
+    functions: tuple[str, ...] | Callable[[], Iterable[str]]
+    handler: Handler
+    reason: str
+
+    def names(self) -> tuple[str, ...]:
+        """The names of the row, derived now where they are derived."""
+        return tuple(self.functions() if callable(self.functions) else self.functions)
+
+
+def resolve_path(path: str) -> Any:
+    """The object that a dotted name such as `"torch.Tensor.to"` stands for.
+
+    Args:
+        path: A name that begins with `torch`. A trailing `.__get__` is read from the raw
+            descriptor, which is what a mode is given for an attribute.
+
+    Returns:
+        The object, or None where the installed torch does not have it.
+    """
+    value: Any = torch
+    for part in path.split(".")[1:]:
+        value = getattr(value, part, None)
+        if value is None:
+            return None
+    return value
+
+
+def build(rules: Iterable[Rule]) -> dict[Any, Handler]:
+    """The dictionary from torch functions to handlers.
+
+    Args:
+        rules: The rows.
+
+    Returns:
+        Handlers by function; names that the installed torch lacks are left out.
+
+    Raises:
+        ValueError: If two rows claim one function under different handlers.
+    """
+    table: dict[Any, Handler] = {}
+    for rule in rules:
+        for name in rule.names():
+            function = resolve_path(name)
+            if function is None:
+                continue
+            if table.get(function, rule.handler) is not rule.handler:
+                raise ValueError(f"two rules claim {name}")
+            table[function] = rule.handler
+    return table

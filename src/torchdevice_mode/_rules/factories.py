@@ -1,0 +1,128 @@
+"""Rows for functions that make tensors.
+
+Which functions these are is torch's own list (`torch.utils._device._device_constructors`) and
+its naming rules (`*_like`, `new_*`); what those miss is listed with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch.utils import _device
+
+from .._caller import calling_frame
+from .._context import Context
+from .._registry import Rule
+
+__all__ = ["ROWS"]
+
+
+def make(
+    context: Context, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """A factory: no device means the target, a generator's device, or an enclosing context's."""
+    request = kwargs.get("device")
+    if request is None:
+        generator = kwargs.get("generator")
+        if generator is not None:
+            # torch refuses a generator of another device than the tensor's.
+            return func(*args, **{**kwargs, "device": generator.device})
+        if _device.CURRENT_DEVICE is not None:
+            # `with torch.device(x)` sits below every other mode and fills the device in; what
+            # it holds went through the policy when it was made.
+            return func(*args, **kwargs)
+    device = _device_for(context, request)
+    if device is None:
+        return func(*args, **kwargs)
+    return func(*args, **{**kwargs, "device": _not_pinned(kwargs, device)})
+
+
+def make_from_data(
+    context: Context, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """`as_tensor`, `asarray`: no device means where the data is, if the data is a tensor."""
+    data = args[0] if args else kwargs.get("data", kwargs.get("obj"))
+    if kwargs.get("device") is None and isinstance(data, torch.Tensor):
+        return func(*args, **kwargs)
+    device = None
+    if kwargs.get("device") is not None or _device.CURRENT_DEVICE is None:
+        device = _device_for(context, kwargs.get("device"))
+    return func(*args, **kwargs) if device is None else func(*args, **{**kwargs, "device": device})
+
+
+def make_like(
+    context: Context, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """`zeros_like`, `new_zeros`: no device means the device of the tensor that is given."""
+    request = kwargs.get("device")
+    if request is None:
+        return func(*args, **kwargs)
+    device = _device_for(context, request)
+    return func(*args, **kwargs) if device is None else func(*args, **{**kwargs, "device": device})
+
+
+def make_normal(
+    context: Context, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """`torch.normal`: a factory only where it is given a size."""
+    sized = "size" in kwargs or len(args) > 2
+    handler = make if sized else make_like
+    return handler(context, func, args, kwargs)
+
+
+def _device_for(context: Context, request: Any) -> torch.device | None:
+    """The device to put in; None, too, for what torch refuses with an error of its own."""
+    if torch.compiler.is_compiling():
+        return context.device_for(request, None)
+    try:
+        return context.device_for(request, calling_frame(3))
+    except TypeError:  # unhashable, so no device in any form
+        return None
+
+
+def _not_pinned(kwargs: dict[str, Any], device: torch.device) -> torch.device:
+    """Only CPU memory can be pinned, and pinning is for CUDA: elsewhere it means nothing."""
+    if kwargs.get("pin_memory") and device.type != "cpu":
+        kwargs["pin_memory"] = False
+    return device
+
+
+def _torch_constructors() -> Iterable[str]:
+    """torch's own list of constructors, by name, but for those with a handler of their own."""
+    functions = _device._device_constructors() - {torch.as_tensor, torch.asarray}
+    modules = (("torch", torch), ("torch.fft", torch.fft), ("torch.nested", torch.nested))
+    for function in functions:
+        for path, module in modules:
+            name = getattr(function, "__name__", "").removeprefix("fft_")
+            if getattr(module, name, None) is function:
+                yield f"{path}.{name}"
+                break
+
+
+def _likes() -> Iterable[str]:
+    """Functions that make a tensor in another's likeness, by torch's naming rules."""
+    for name in dir(torch):
+        if name.endswith("_like") and not name.startswith("_"):
+            yield f"torch.{name}"
+    for name in dir(torch.Tensor):
+        if name.startswith("new_") or name == "new":
+            yield f"torch.Tensor.{name}"
+
+
+ROWS: tuple[Rule, ...] = (
+    Rule(_torch_constructors, make, "torch's own list of constructors"),
+    Rule(
+        (
+            "torch.from_file",
+            "torch.vander",
+            "torch.sparse.spdiags",
+        ),
+        make_like,
+        "they take a device that torch's list leaves out, and stay on the CPU without one",
+    ),
+    Rule(("torch.as_tensor", "torch.asarray"), make_from_data, "the data may have a device"),
+    Rule(("torch.normal",), make_normal, "a factory in one of its forms only"),
+    Rule(_likes, make_like, "torch's naming rules"),
+)

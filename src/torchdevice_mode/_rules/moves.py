@@ -1,0 +1,171 @@
+"""Rows for calls that move a tensor or a module: `.to`, `.cuda()`, `.cpu()`, `.type`, pinning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from .._caller import calling_frame
+from .._context import Context
+from .._registry import Rule
+
+__all__ = ["ROWS"]
+
+
+def move_to(
+    context: Context, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """`Tensor.to` in all its forms, and `_parse_to`, which `nn.Module.to` reads them with.
+
+    The device is the keyword, or the first argument after the tensor if it is no dtype and no
+    tensor.
+    """
+    first = 1 if func is torch.Tensor.to else 0
+    by_keyword = "device" in kwargs
+    request = kwargs.get("device")
+    if not by_keyword and len(args) > first:
+        request = args[first]
+    if request is None or isinstance(request, (torch.dtype, torch.Tensor)):
+        return func(*args, **_blocking(context, kwargs, args, first))
+    frame = None if torch.compiler.is_compiling() else calling_frame(2)
+    try:
+        device = context.device_for(request, frame)
+    except TypeError:  # unhashable, so no device in any form
+        device = None
+    if device is None:
+        device = request
+    if by_keyword:
+        return func(*args, **_blocking(context, {**kwargs, "device": device}, args, first))
+    args = (*args[:first], device, *args[first + 1 :])
+    args, kwargs = _blocking_arguments(context, args, kwargs, first)
+    return func(*args, **kwargs)
+
+
+def _blocking(
+    context: Context, kwargs: dict[str, Any], args: tuple[Any, ...], first: int
+) -> dict[str, Any]:
+    return _blocking_arguments(context, args, kwargs, first)[1]
+
+
+def _blocking_arguments(
+    context: Context, args: tuple[Any, ...], kwargs: dict[str, Any], first: int
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Without `non_blocking` where the target is MPS: asynchronous copies corrupt data there
+    (pytorch issues 139550 and 189690)."""
+    if context.target.type != "mps":
+        return args, kwargs
+    if kwargs.get("non_blocking") and first:
+        kwargs = {**kwargs, "non_blocking": False}
+    position = first + 2
+    # `x.to(device, dtype, non_blocking)`; `x.to(other, non_blocking)` holds it one place before.
+    if len(args) > position and args[position] is True and first:
+        args = (*args[:position], False, *args[position + 1 :])
+    return args, kwargs
+
+
+def move_to_named(device_type: str) -> Callable[..., Any]:
+    """The handler of `Tensor.cuda`, `.cpu`, `.xpu` ...: methods that are called like a device.
+
+    Args:
+        device_type: The device type that the method stands for.
+
+    Returns:
+        A handler that makes the move with `Tensor.to`, if it is to be redirected.
+    """
+
+    def move(
+        context: Context, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        index = args[1] if len(args) > 1 else kwargs.get("device")
+        request: Any = device_type
+        if isinstance(index, int) and not isinstance(index, bool) and index >= 0:
+            request = f"{device_type}:{index}"
+        elif index is not None:
+            request = index
+        frame = None if torch.compiler.is_compiling() else calling_frame(2)
+        try:
+            device = context.device_for(request, frame)
+        except TypeError:  # unhashable, so no device in any form
+            device = None
+        if device is None or not set(kwargs) <= _MOVE_KEYWORDS:
+            return func(*args, **kwargs)
+        memory_format = kwargs.get("memory_format", torch.preserve_format)
+        blocking = device.type == "mps" or not _non_blocking(args, kwargs)
+        return torch.Tensor.to(
+            args[0], device, non_blocking=not blocking, memory_format=memory_format
+        )
+
+    return move
+
+
+_MOVE_KEYWORDS = frozenset({"device", "non_blocking", "async", "memory_format"})
+
+
+def _non_blocking(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    return bool(args[2] if len(args) > 2 else kwargs.get("non_blocking", False))
+
+
+_DTYPES = {
+    "FloatTensor": torch.float32,
+    "DoubleTensor": torch.float64,
+    "HalfTensor": torch.float16,
+    "BFloat16Tensor": torch.bfloat16,
+    "ByteTensor": torch.uint8,
+    "CharTensor": torch.int8,
+    "ShortTensor": torch.int16,
+    "IntTensor": torch.int32,
+    "LongTensor": torch.int64,
+    "BoolTensor": torch.bool,
+}
+
+
+def change_type(
+    context: Context, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """`x.type("torch.cuda.FloatTensor")`: a dtype and a device in one name."""
+    wanted = args[1] if len(args) > 1 else kwargs.get("dtype")
+    name = getattr(wanted, "_tensor_type_name", wanted)
+    if not isinstance(name, str) or name.count(".") != 2:
+        return func(*args, **kwargs)
+    _, device_type, class_name = name.split(".")
+    dtype = _DTYPES.get(class_name)
+    device = context.device_for(device_type, calling_frame(2)) if dtype is not None else None
+    if device is None:
+        return func(*args, **kwargs)
+    return torch.Tensor.to(args[0], device, dtype)
+
+
+def pin(
+    context: Context, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """`x.pin_memory()`: the tensor itself where no CUDA device would profit from it."""
+    if context.target.type == "cuda":
+        return func(*args, **kwargs)
+    return args[0]
+
+
+def copy_into(
+    context: Context, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """`x.copy_(y, non_blocking=True)`: made blocking where the target is MPS."""
+    if context.target.type == "mps":
+        if kwargs.get("non_blocking"):
+            kwargs = {**kwargs, "non_blocking": False}
+        args = (*args[:2], False) if len(args) > 2 else args
+    return func(*args, **kwargs)
+
+
+ROWS: tuple[Rule, ...] = (
+    Rule(("torch.Tensor.to", "torch._C._nn._parse_to"), move_to, "the device may be positional"),
+    Rule(("torch.Tensor.cuda",), move_to_named("cuda"), "the device is in the method's name"),
+    Rule(("torch.Tensor.cpu",), move_to_named("cpu"), "the device is in the method's name"),
+    Rule(("torch.Tensor.xpu",), move_to_named("xpu"), "the device is in the method's name"),
+    Rule(("torch.Tensor.hpu",), move_to_named("hpu"), "the device is in the method's name"),
+    Rule(("torch.Tensor.mtia",), move_to_named("mtia"), "the device is in the method's name"),
+    Rule(("torch.Tensor.ipu",), move_to_named("ipu"), "the device is in the method's name"),
+    Rule(("torch.Tensor.type",), change_type, "a device can be in the type's name"),
+    Rule(("torch.Tensor.pin_memory",), pin, "pinned memory is for CUDA"),
+    Rule(("torch.Tensor.copy_",), copy_into, "asynchronous copies corrupt data on MPS"),
+)

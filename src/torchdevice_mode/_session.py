@@ -1,0 +1,221 @@
+"""The one place with global state: who has redirection on, and what of torch is replaced.
+
+The first redirection of the process installs the patches, the last takes them back. A mode is
+pushed on the entering thread's stack; threads started from it inherit it.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import torch
+
+from . import _active, _override
+from ._context import Context
+from ._dispatch_mode import RedirectDispatchMode
+from ._function_mode import RedirectFunctionMode
+from ._ledger import Ledger
+from ._log import configure, logger, warn_once
+from ._machine import Machine
+from ._modes import innermost, replace_innermost, restore_stack, retire
+from ._patches import Patches
+from ._probe import probe
+from ._settings import Settings
+from ._shims import ALL_PATCHES
+
+__all__ = ["Entry", "disable", "enable", "enter", "ledger", "machine", "new_context", "patches"]
+
+_lock = threading.RLock()
+_users = 0
+patches = Patches()
+ledger = Ledger()
+
+# Read off the versions that the project's tests have run with.
+_TESTED_TORCH = ((2, 11), (2, 13))
+_TESTED_PLATFORMS = frozenset({"linux", "darwin"})
+
+
+def machine() -> Machine:
+    """The facts about this machine, from plain torch."""
+    with _active.held(None):
+        before = replace_innermost(None)
+        try:
+            return probe()
+        finally:
+            restore_stack(before)
+
+
+def new_context(settings: Settings) -> Context | None:
+    """The context for settings, or None where this platform or torch was never tested with.
+
+    Raises:
+        TargetError: If the target asked for is not on this machine.
+    """
+    here = machine()
+    context = Context(here, settings, ledger)
+    context.mode = RedirectFunctionMode(context)
+    context.open_in_child = open_in_child
+    if not settings.allow_untested and not _is_tested(here):
+        warn_once(
+            "untested",
+            f"torchdevice was never tested with torch {here.torch_version} on {here.platform}, so "
+            f"the program runs on plain torch: set TORCH_ALLOW_REDIRECTS=true to redirect anyway.",
+        )
+        return None
+    return context
+
+
+def _is_tested(here: Machine) -> bool:
+    version = tuple(int(part) for part in here.torch_version.split(".")[:2])
+    lowest, highest = _TESTED_TORCH
+    return lowest <= version <= highest and here.platform in _TESTED_PLATFORMS
+
+
+class Entry:
+    """One entering of a redirection (or of plain torch, with None) in this thread.
+
+    Args:
+        context: The redirection; None for `native()`.
+    """
+
+    def __init__(self, context: Context | None) -> None:
+        self.context = context
+        self._dispatch: RedirectDispatchMode | None = None
+        self._before: list[Any] = []
+        self._thread = threading.get_ident()
+
+    def open(self) -> None:
+        """Enter; nothing is left half entered where this raises."""
+        if self.context is not None:
+            _acquire()
+        _active.push(self.context)
+        self._before = replace_innermost(self.context.mode if self.context else None)
+        if self.context is not None:
+            self.context.alive += 1
+            if self.context.settings.dispatch == "always":
+                self._dispatch = RedirectDispatchMode(self.context)
+                self._dispatch.__enter__()
+
+    def close(self) -> None:
+        """Leave, also after an exception, and put torch back if nobody else redirects."""
+        if self._dispatch is not None:
+            self._dispatch.__exit__(None, None, None)
+            self._dispatch = None
+        _active.pop(self.context)
+        restore_stack(self._before)
+        if self.context is not None:
+            self.context.alive -= 1
+            if not self.context.alive:
+                # Threads that inherited this mode keep it on their stacks, where it is inert;
+                # the next entry uses a fresh one.
+                retire(self.context.mode)
+                self.context.mode = RedirectFunctionMode(self.context)
+            _release()
+
+
+def enter(context: Context | None) -> Entry:
+    """Enter a redirection in this thread and return what leaves it."""
+    entry = Entry(context)
+    entry.open()
+    return entry
+
+
+def _acquire() -> None:
+    global _users
+    with _lock:
+        if _users == 0:
+            configure()
+            patches.install(ALL_PATCHES)
+        _users += 1
+
+
+def _release() -> None:
+    global _users
+    with _lock:
+        _users -= 1
+        if _users == 0:
+            patches.restore()
+            _override.reset()
+
+
+# --- everywhere -----------------------------------------------------------------------------
+
+
+class _Everywhere:
+    """A redirection of all threads: what `enable()` makes and `disable()` ends."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.thread = threading.get_ident()
+        _acquire()
+        context.alive += 1
+        _active.set_everywhere(context)
+        self.before = replace_innermost(context.mode) if innermost() is None else None
+        if context.settings.dispatch == "always":
+            self.dispatch: RedirectDispatchMode | None = RedirectDispatchMode(context)
+            self.dispatch.__enter__()
+        else:
+            self.dispatch = None
+
+    def end(self) -> None:
+        in_own_thread = threading.get_ident() == self.thread
+        if self.dispatch is not None and in_own_thread:
+            self.dispatch.__exit__(None, None, None)
+        _active.set_everywhere(None)
+        self.context.alive -= 1
+        retire(self.context.mode)
+        if in_own_thread:
+            # Takes the retired mode off this stack; others' modes stay.
+            restore_stack(torch.overrides._get_current_function_mode_stack())
+        _release()
+
+
+_everywhere: _Everywhere | None = None
+
+
+def enable(settings: Settings) -> Context | None:
+    """Redirect in all threads until `disable()`; other settings replace those in force.
+
+    Raises:
+        TargetError: If the target asked for is not on this machine; nothing changes then.
+    """
+    global _everywhere
+    with _lock:
+        context = new_context(settings)
+        if context is None:
+            return None
+        if _everywhere is not None:
+            if _everywhere.context.settings == settings:
+                return _everywhere.context
+            disable()
+        _everywhere = _Everywhere(context)
+        logger.debug("enabled for %s", context.target)
+        return context
+
+
+def disable() -> None:
+    """End what `enable()` began; does nothing where nothing is enabled."""
+    global _everywhere
+    with _lock:
+        if _everywhere is not None:
+            everywhere, _everywhere = _everywhere, None
+            everywhere.end()
+
+
+def is_enabled() -> bool:
+    """Whether `enable()` is in force."""
+    return _everywhere is not None
+
+
+def open_in_child(variables: dict[str, str]) -> Entry | None:
+    """Enter, in a worker process, the redirection described by environment variables.
+
+    Args:
+        variables: What `Settings.to_environment` gave in the parent.
+
+    Returns:
+        The entry, to be left open until the process ends; None where redirection is refused.
+    """
+    context = new_context(Settings.load(variables))
+    return None if context is None else enter(context)

@@ -1,0 +1,19 @@
+"""Seams: what of torch is replaced while redirection is on, because no mode can see it.
+
+Every module here exports `PATCHES`; this is the table of all changes to torch.
+"""
+
+from __future__ import annotations
+
+from .._patches import Hook, Patch
+from . import autograd, dataloader, generic, serialization, threads
+
+__all__ = ["ALL_PATCHES"]
+
+ALL_PATCHES: tuple[Patch | Hook, ...] = (
+    *generic.PATCHES,
+    *autograd.PATCHES,
+    *dataloader.PATCHES,
+    *serialization.PATCHES,
+    *threads.PATCHES,
+)

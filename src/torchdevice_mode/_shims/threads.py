@@ -1,0 +1,103 @@
+"""Threads: a mode belongs to a thread, so a thread that starts must be given one.
+
+`threading.setprofile` runs a hook once in each new thread; the hook enters the mode and takes
+itself off. Pools that were started earlier are reached through the work they are given.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+from concurrent.futures import thread as pool
+from typing import Any
+
+from .. import _active
+from .._context import Context
+from .._modes import entered, innermost, replace_innermost
+from .._patches import Hook, Patch
+
+__all__ = ["PATCHES"]
+
+# What each thread inherits from the thread that started it; entries vanish with the threads.
+_inherited: weakref.WeakKeyDictionary[threading.Thread, Context] = weakref.WeakKeyDictionary()
+_chained: list[Any] = []
+
+
+def _remember_context(start: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(start)
+    def remember_and_start(self: threading.Thread) -> None:
+        context = _active.current()
+        if context is not None:
+            _inherited[self] = context
+        start(self)
+
+    return remember_and_start
+
+
+def _enter_in_new_thread(frame: Any, event: str, arg: Any) -> None:
+    """The profile hook: runs at the first event of a new thread, and never again there."""
+    previous = _chained[-1] if _chained else None
+    sys.setprofile(previous)
+    context = _inherited.pop(threading.current_thread(), None)
+    if context is not None and context.alive and innermost() is None:
+        _active.push(context)
+        replace_innermost(context.mode)
+    if previous is not None:
+        previous(frame, event, arg)
+
+
+def _install_profile_hook() -> Callable[[], None]:
+    _chained.append(threading.getprofile())
+    threading.setprofile(_enter_in_new_thread)
+
+    def remove() -> None:
+        previous = _chained.pop()
+        # Somebody may have put another hook in place of ours since; that one stays.
+        if threading.getprofile() is _enter_in_new_thread:
+            threading.setprofile(previous)  # type: ignore[arg-type]
+
+    return remove
+
+
+def _carry_context(initialise: Callable[..., None]) -> Callable[..., None]:
+    """A work item runs under the redirection of the thread that submitted it."""
+
+    @functools.wraps(initialise)
+    def carry(self: Any, future: Any, fn: Any, *rest: Any, **named: Any) -> None:
+        context = _active.current()
+        if context is not None and callable(fn):
+            fn = _under(context, fn)
+        initialise(self, future, fn, *rest, **named)
+
+    return carry
+
+
+def _under(context: Context, fn: Callable[..., Any]) -> Callable[..., Any]:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if not context.alive or _active.current() is context and innermost() is not None:
+            return fn(*args, **kwargs)
+        with _active.held(context), entered(context):
+            return fn(*args, **kwargs)
+
+    return run
+
+
+PATCHES: tuple[Patch | Hook, ...] = (
+    Hook(_install_profile_hook, "runs once in each new thread, which has no modes of its own"),
+    Patch(
+        lambda: threading.Thread,
+        "start",
+        _remember_context,
+        "only here are the thread that starts and the one that is started both known",
+    ),
+    Patch(
+        # From 3.14 the function travels in a `task`, and the hook above reaches new workers only.
+        lambda: pool._WorkItem if sys.version_info < (3, 14) else None,
+        "__init__",
+        _carry_context,
+        "workers of a pool started earlier have no mode, and no hook runs in them again",
+    ),
+)
