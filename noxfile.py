@@ -1,0 +1,78 @@
+"""Sessions for users and developers: `nox -s demo`, `nox -s tests`, `nox --list`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.4.15"
+nox.options.default_venv_backend = "virtualenv"
+nox.options.reuse_existing_virtualenvs = True
+nox.options.sessions = ["lint", "typecheck", "tests"]
+
+PROJECT = nox.project.load_toml("pyproject.toml")
+SIMULATED = {"TORCHDEVICE_TEST_SIMULATED": "1"}
+
+
+def install(session: nox.Session, *groups: str) -> None:
+    """The package, editable, and dependency groups, at the versions of the constraints file."""
+    requirements = nox.project.dependency_groups(PROJECT, *groups) if groups else ()
+    session.install("-q", "-c", "constraints.txt", "-e", ".", *requirements)
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Train the CUDA example program, unmodified, on whatever this machine has."""
+    install(session, "demo")
+    session.run("torchdevice", "info")
+    arguments = session.posargs or ["examples/train_char_transformer.py"]
+    session.run("torchdevice", "run", *arguments)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The tests: on this machine as it is, then on the simulated accelerator."""
+    install(session, "tests")
+    # Each worker of pytest-xdist is one process; torch's own threads would fight for the cores.
+    environment = {"OMP_NUM_THREADS": "1"}
+    parallel = ["-n", str(os.cpu_count() or 1), "--dist", "loadfile"]
+    if session.posargs:
+        session.run("pytest", *session.posargs, env=environment)
+        return
+    session.run("pytest", *parallel, env=environment)
+    session.run("pytest", *parallel, env=environment | SIMULATED)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style and common mistakes, by ruff."""
+    session.install("-q", *nox.project.dependency_groups(PROJECT, "lint"))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def typecheck(session: nox.Session) -> None:
+    """Types of the package, by mypy in strict mode."""
+    install(session, "typecheck")
+    session.run("mypy")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Everything that README says about speed, measured here against its baselines."""
+    install(session, "demo")
+    session.run("python", "-m", "benchmarks", *session.posargs)
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Source distribution and wheel, the wheel installed into a clean environment and tried."""
+    session.install("-q", "build", "twine")
+    session.run("python", "-m", "build", "--outdir", "dist")
+    session.run("twine", "check", *map(str, Path("dist").glob("*")))
+    wheel = max(Path("dist").glob("*.whl"), key=lambda path: path.stat().st_mtime)
+    session.install("-q", "-c", "constraints.txt", str(wheel))
+    session.run("torchdevice", "info")
