@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torchdevice_mode as _package
-from torchdevice_mode import __all__, __version__
+from torchdevice_mode import __all__, __version__  # noqa: F401
 
 if TYPE_CHECKING:
     from torchdevice_mode import *  # noqa: F403

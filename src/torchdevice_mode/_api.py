@@ -73,7 +73,7 @@ class Redirect:
         if isinstance(decorated, type):
             return self._decorate_class(decorated)
         if isinstance(decorated, (staticmethod, classmethod)):
-            return type(decorated)(self(decorated.__func__))  # type: ignore[return-value]
+            return type(decorated)(self(decorated.__func__))
         if not callable(decorated):
             raise TypeError(
                 f"redirect() decorates functions and classes, not {type(decorated).__name__}."
@@ -209,7 +209,7 @@ def redirect(
     """
     if callable(target):
         # `@redirect` without parentheses.
-        return redirect()(target)  # type: ignore[return-value]
+        return redirect()(target)
     return Redirect(
         _settings(
             target=target,

@@ -75,10 +75,8 @@ class Patches:
 
     def _write(self, owner: Any, patch: Patch) -> None:
         # `__class__` lives in the type, not in the instance's `__dict__`.
-        if patch.name == "__class__":
-            before = type(owner)
-        else:
-            before = vars(owner).get(patch.name, _ABSENT)
+        in_type = patch.name == "__class__"
+        before = type(owner) if in_type else vars(owner).get(patch.name, _ABSENT)
         current = before if before is not _ABSENT else getattr(owner, patch.name, None)
         setattr(owner, patch.name, patch.replace(current))
         self._installed.append((owner, patch.name, before))

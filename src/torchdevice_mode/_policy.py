@@ -95,9 +95,7 @@ def decide(
     if spec is NOT_A_DEVICE:
         return Decision(None, "not a device that torch knows; torch's own error applies")
     if spec == TOGGLE:
-        return Decision(
-            DeviceSpec("cpu"), "cpu:-1 asks for the CPU itself", toggles_override=True
-        )
+        return Decision(DeviceSpec("cpu"), "cpu:-1 asks for the CPU itself", toggles_override=True)
     if spec.is_accelerator:
         return _decide_accelerator(spec, target, machine, settings, override_active)
     if spec == ABSENT or spec.type == "cpu":

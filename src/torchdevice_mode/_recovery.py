@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from ._caller import calling_frame
+from ._caller import asked_by_torch, calling_frame
 from ._context import Context, is_accelerator_request
 from ._log import user_frame, warn_once
 
@@ -70,9 +70,8 @@ def recover(
         torch.OutOfMemoryError: In place of the target's own out-of-memory error.
     """
     text = str(error)
-    if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError):
-        if _OUT_OF_MEMORY.search(text):
-            raise out_of_memory(error) from error
+    if _is_out_of_memory(error, text):
+        raise out_of_memory(error) from error
     frame = calling_frame(2)
     if isinstance(error, (RuntimeError, IndexError, ValueError)) and _MISMATCH.search(text):
         adopted = _adopt(context, func, args, kwargs)
@@ -85,6 +84,14 @@ def recover(
     if _ABSENT_ACCELERATOR.search(text):
         return _rewrite_requests(context, func, args, kwargs, frame)
     return None
+
+
+def _is_out_of_memory(error: Exception, text: str) -> bool:
+    return (
+        isinstance(error, RuntimeError)
+        and not isinstance(error, torch.OutOfMemoryError)
+        and _OUT_OF_MEMORY.search(text) is not None
+    )
 
 
 def out_of_memory(error: Exception) -> torch.OutOfMemoryError:
@@ -166,8 +173,12 @@ def _cast_down(
     kwargs: dict[str, Any],
     frame: Any,
 ) -> Retry | None:
-    """Make the call with float32 in place of float64, and complex64 in place of complex128."""
-    if context.settings.float64 != "downcast":
+    """Make the call with float32 in place of float64, and complex64 in place of complex128.
+
+    Not for torch's own code: where it rebuilds a tensor over a storage, another dtype would read
+    the bytes wrongly.
+    """
+    if context.settings.float64 != "downcast" or asked_by_torch(frame, absent=True):
         return None
     name = _name(func)
 
@@ -180,9 +191,9 @@ def _cast_down(
 
     new_args, new_kwargs = pytree.tree_map(narrowed, (args, kwargs))
     if name == "double":
-        func, new_args = torch.Tensor.float, new_args[:1]
+        func, new_args = torch.Tensor.to, (new_args[0], torch.float32)
     elif name == "cdouble":
-        func, new_args = torch.Tensor.cfloat, new_args[:1]
+        func, new_args = torch.Tensor.to, (new_args[0], torch.complex64)
     elif name == "type" and len(new_args) > 1 and isinstance(new_args[1], str):
         new_args = (new_args[0], new_args[1].replace("Double", "Float"), *new_args[2:])
     elif name in ("tensor", "as_tensor", "asarray") and new_kwargs.get("dtype") is None:
@@ -245,5 +256,3 @@ def _rewrite_requests(
             return func(*new_args, **new_kwargs)
 
     return retry
-
-

@@ -83,7 +83,6 @@ class Entry:
         self.context = context
         self._dispatch: RedirectDispatchMode | None = None
         self._before: list[Any] = []
-        self._thread = threading.get_ident()
 
     def open(self) -> None:
         """Enter; nothing is left half entered where this raises."""
@@ -92,7 +91,8 @@ class Entry:
         _active.push(self.context)
         self._before = replace_innermost(self.context.mode if self.context else None)
         if self.context is not None:
-            self.context.alive += 1
+            with _lock:
+                self.context.alive += 1
             if self.context.settings.dispatch == "always":
                 self._dispatch = RedirectDispatchMode(self.context)
                 self._dispatch.__enter__()
@@ -105,12 +105,13 @@ class Entry:
         _active.pop(self.context)
         restore_stack(self._before)
         if self.context is not None:
-            self.context.alive -= 1
-            if not self.context.alive:
-                # Threads that inherited this mode keep it on their stacks, where it is inert;
-                # the next entry uses a fresh one.
-                retire(self.context.mode)
-                self.context.mode = RedirectFunctionMode(self.context)
+            with _lock:
+                self.context.alive -= 1
+                if not self.context.alive:
+                    # Threads that inherited this mode keep it on their stacks, where it is
+                    # inert; the next entry uses a fresh one.
+                    retire(self.context.mode)
+                    self.context.mode = RedirectFunctionMode(self.context)
             _release()
 
 

@@ -21,8 +21,8 @@ _TORCH_ACCELERATORS = frozenset(
 _VENDOR_ACCELERATORS = frozenset({"privateuseone", "npu", "mlu", "musa", "gcu", "sdaa"})
 ACCELERATORS = _TORCH_ACCELERATORS | _VENDOR_ACCELERATORS
 
-# torch reads a name of lower-case letters and underscores, then an index without leading zeros.
-_DEVICE_STRING = re.compile(r"([a-z0-9_]+)(?::(0|[1-9][0-9]*))?", re.ASCII)
+# torch reads a name of letters and underscores, then an index without leading zeros.
+_DEVICE_STRING = re.compile(r"([a-z_]+)(?::(0|[1-9][0-9]*))?", re.ASCII)
 # torch keeps the index in a signed byte; beyond that it refuses or wraps, so leave it to torch.
 _LARGEST_INDEX = 127
 
@@ -109,6 +109,4 @@ def _parse_string(text: str, index: object) -> DeviceSpec:
 
 
 def _is_index(value: object) -> bool:
-    return (
-        isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST_INDEX
-    )
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST_INDEX

@@ -40,9 +40,10 @@ class Generator(_PlainGenerator, metaclass=_AnswersForGenerator):
 
     def __new__(cls, device: Any = None) -> Any:
         device = _generator_device(device)
-        maker = _PlainGenerator if cls is Generator else super().__new__
-        given = () if cls is Generator else (cls,)
-        return maker(*given) if device is None else maker(*given, device=device)
+        named = {} if device is None else {"device": device}
+        if cls is Generator:
+            return _PlainGenerator(**named)
+        return _PlainGenerator.__new__(cls, **named)  # a user's subclass
 
 
 # Under redirection this *is* `torch.Generator`, which is the name it must pickle by.

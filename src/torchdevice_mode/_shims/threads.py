@@ -57,7 +57,7 @@ def _install_profile_hook() -> Callable[[], None]:
         previous = _chained.pop()
         # Somebody may have put another hook in place of ours since; that one stays.
         if threading.getprofile() is _enter_in_new_thread:
-            threading.setprofile(previous)  # type: ignore[arg-type]
+            threading.setprofile(previous)
 
     return remove
 
@@ -77,7 +77,7 @@ def _carry_context(initialise: Callable[..., None]) -> Callable[..., None]:
 
 def _under(context: Context, fn: Callable[..., Any]) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Any:
-        if not context.alive or _active.current() is context and innermost() is not None:
+        if not context.alive or (_active.current() is context and innermost() is not None):
             return fn(*args, **kwargs)
         with _active.held(context), entered(context):
             return fn(*args, **kwargs)

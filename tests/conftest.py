@@ -1,0 +1,86 @@
+"""Shared fixtures: the device under test, and the check that every test leaves torch alone."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import pytest
+import torch
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+
+import torchdevice_mode
+from torchdevice_mode import _active, _override, _patches
+from torchdevice_mode._shims import ALL_PATCHES
+
+SIMULATED = os.environ.get("TORCHDEVICE_TEST_SIMULATED") == "1"
+
+if SIMULATED:
+    torchdevice_mode.simulate.load("mps")
+
+
+def pytest_report_header() -> str:
+    machine = torchdevice_mode.explain(None)
+    return f"torch {torch.__version__}, default device under redirection: {machine.device}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    available = {"mps": torch.backends.mps.is_available(), "cuda": torch.cuda.is_available()}
+    for item in items:
+        for kind, present in available.items():
+            if item.get_closest_marker(f"needs_{kind}") and not present:
+                item.add_marker(pytest.mark.skip(reason=f"needs a real {kind} device"))
+
+
+def _state() -> dict[str, object]:
+    """Everything of torch and Python that a redirection replaces, by identity."""
+    state: dict[str, object] = {
+        "function modes": _get_current_function_mode_stack(),
+        "dispatch modes": _get_current_dispatch_mode_stack(),
+        "profile hook": threading.getprofile(),
+        "active": _active.current(),
+        "override": _override.active(),
+        "environment": dict(os.environ),
+        "packages": list(torch.serialization._package_registry),
+    }
+    for patch in ALL_PATCHES:
+        if isinstance(patch, _patches.Patch):
+            owner = patch.owner()
+            if owner is not None:
+                key = f"{getattr(owner, '__name__', owner)}.{patch.name}"
+                is_class = patch.name == "__class__"
+                state[key] = type(owner) if is_class else vars(owner).get(patch.name, "absent")
+    return state
+
+
+@pytest.fixture(autouse=True)
+def torch_is_left_as_it_was():
+    """After every test each patch, mode stack, hook and variable is what it was."""
+    before = _state()
+    yield
+    after = _state()
+    # pytest names the running test there.
+    for state in (before, after):
+        state["environment"].pop("PYTEST_CURRENT_TEST", None)
+    different = [
+        name
+        for name in before
+        if before[name] is not after[name]
+        and (isinstance(before[name], (type, str)) or before[name] != after[name])
+    ]
+    assert not different, f"not restored: {different}"
+
+
+@pytest.fixture
+def redirected():
+    """Redirection for one test."""
+    with torchdevice_mode.redirect() as redirection:
+        yield redirection
+
+
+@pytest.fixture
+def target() -> torch.device:
+    """The device that requests for CUDA get on this machine."""
+    decision = torchdevice_mode.explain("cuda")
+    return torch.device(str(decision.device or "cuda:0"))
