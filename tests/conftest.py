@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 import torchdevice_mode
 from torchdevice_mode import _active, _override, _patches
+from torchdevice_mode._settings import ENVIRONMENT
 from torchdevice_mode._shims import ALL_PATCHES
 
 SIMULATED = os.environ.get("TORCHDEVICE_TEST_SIMULATED") == "1"
@@ -33,6 +34,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=f"needs a real {kind} device"))
 
 
+# torch sets variables of its own when parts of it are first used; these are ours to leave alone.
+_VARIABLES = [*ENVIRONMENT.values(), "ACTIVATE_TORCH_DEVICE", "PYTORCH_ENABLE_MPS_FALLBACK"]
+
+
 def _state() -> dict[str, object]:
     """Everything of torch and Python that a redirection replaces, by identity."""
     state: dict[str, object] = {
@@ -41,7 +46,7 @@ def _state() -> dict[str, object]:
         "profile hook": threading.getprofile(),
         "active": _active.current(),
         "override": _override.active(),
-        "environment": dict(os.environ),
+        "environment": {name: os.environ.get(name) for name in _VARIABLES},
         "packages": list(torch.serialization._package_registry),
     }
     for patch in ALL_PATCHES:
@@ -60,9 +65,6 @@ def torch_is_left_as_it_was():
     before = _state()
     yield
     after = _state()
-    # pytest names the running test there.
-    for state in (before, after):
-        state["environment"].pop("PYTEST_CURRENT_TEST", None)
     different = [
         name
         for name in before

@@ -6,7 +6,7 @@ Every module here exports `PATCHES`; this is the table of all changes to torch.
 from __future__ import annotations
 
 from .._patches import Hook, Patch
-from . import autograd, dataloader, generic, serialization, threads
+from . import autograd, dataloader, generic, script, serialization, threads
 
 __all__ = ["ALL_PATCHES"]
 
@@ -15,5 +15,6 @@ ALL_PATCHES: tuple[Patch | Hook, ...] = (
     *autograd.PATCHES,
     *dataloader.PATCHES,
     *serialization.PATCHES,
+    *script.PATCHES,
     *threads.PATCHES,
 )

@@ -12,7 +12,6 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
 import torch.cuda
 
 from ..._patches import Patch
@@ -84,12 +83,10 @@ def _answers(module: types.ModuleType) -> dict[str, _Answer]:
 
 
 def _reclass(module: types.ModuleType) -> Callable[[type], type]:
-    def replace(original: type) -> type:
-        answers = _answers(module)
-        # The name is seen in `type(torch.cuda)` alone; `repr(torch.cuda)` stays as it is.
-        return type(original.__name__, (original,), {"__slots__": (), **answers})
-
-    return replace
+    answers = _answers(module)
+    # The name is seen in `type(torch.cuda)` alone; `repr(torch.cuda)` stays as it is.
+    answering = type("module", (types.ModuleType,), {"__slots__": (), **answers})
+    return lambda original: answering
 
 
 def module_patches() -> tuple[Patch, ...]:

@@ -1,0 +1,11 @@
+"""torch.cuda on another device: importing this package fills the table and makes the patches."""
+
+from __future__ import annotations
+
+from . import _device, _memory, _random, _streams  # noqa: F401 - fill the table
+from ._module import module_patches
+from ._surface import SURFACE, Row, State
+
+__all__ = ["PATCHES", "SURFACE", "Row", "State"]
+
+PATCHES = module_patches()

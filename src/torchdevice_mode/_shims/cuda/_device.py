@@ -1,0 +1,453 @@
+"""Which device there is: queries, the current device, properties, synchronisation."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import types
+import uuid
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Any
+
+import psutil
+import torch
+
+from ..._log import user_frame
+from ._figures import figures
+from ._index import COUNT, checked_index, exchange, index_of
+from ._surface import StandIn, Trace, emulated, mapped, native, plain, redirection, target
+
+__all__ = ["CudaDeviceProperties", "synchronize_target"]
+
+_CAPABILITY = (7, 0)
+_CONSTANT = Trace.CONSTANT
+
+
+# --- is there one, and which --------------------------------------------------------------------
+
+
+@emulated("is_available", "CUDA requests are answered by the target", trace=_CONSTANT)
+def is_available() -> bool:
+    return True
+
+
+@emulated("device_count", "one target stands for all CUDA devices", trace=_CONSTANT)
+def device_count() -> int:
+    return COUNT
+
+
+@emulated("current_device", "one target stands for all CUDA devices", trace=_CONSTANT)
+def current_device() -> int:
+    return 0
+
+
+@emulated("is_initialized", "the target needs no initialisation", trace=_CONSTANT)
+def is_initialized() -> bool:
+    return True
+
+
+@emulated("init", "the target needs no initialisation", trace=_CONSTANT)
+def init() -> None:
+    return None
+
+
+@emulated("_lazy_init", "called by name it is `init`; from C++ it means a request was missed")
+def _lazy_init() -> None:
+    # torch's C++ remembers for good that the device was initialised if this returns, and plain
+    # torch would behave otherwise ever after. So it must be told from a call in Python, which
+    # has the name in its code.
+    frame = sys._getframe(2)
+    if "_lazy_init" in frame.f_code.co_names:
+        return
+    user = user_frame(frame)
+    where = f"{user.f_code.co_filename}:{user.f_lineno}" if user else "the program"
+    raise AssertionError(
+        f"Torch not compiled with CUDA enabled, and the request for a CUDA device at {where} "
+        f"reached torch's C++ where torchdevice does not see it: name {target()} there."
+    )
+
+
+@emulated("_is_compiled", "what torch builds on must find a CUDA build", trace=_CONSTANT)
+def _is_compiled() -> bool:
+    return True
+
+
+@mapped("_is_in_bad_fork", "the target decides whether a fork can use it")
+def _is_in_bad_fork() -> bool:
+    module = getattr(torch, target().type, None)
+    ask = getattr(module, "_is_in_bad_fork", None)
+    return bool(ask()) if ask is not None else False
+
+
+native("has_half", "has_magma", reason="constants")
+native("OutOfMemoryError", "AcceleratorError", reason="torch's own exceptions, raised here too")
+native("CudaError", "DeferredCudaCallError", "cudaStatus", reason="definitions")
+
+
+# --- the current device -------------------------------------------------------------------------
+
+
+@emulated("set_device", "there is one device, so only its index is checked")
+def set_device(device: Any) -> None:
+    exchange(index_of(device, optional=False))
+
+
+@emulated("_exchange_device", "there is one device, so only its index is checked", trace=_CONSTANT)
+def _exchange_device(device: int) -> int:
+    return exchange(device)
+
+
+@emulated(
+    "_maybe_exchange_device", "there is one device, so only its index is checked", trace=_CONSTANT
+)
+def _maybe_exchange_device(device: int) -> int:
+    return exchange(device)
+
+
+_PlainDevice = plain("device")
+_PlainDeviceOf = plain("device_of")
+
+
+@emulated("device", "there is one device, so only its index is checked")
+class device(metaclass=StandIn):
+    """Context manager that selects a device."""
+
+    _original = _PlainDevice
+
+    def __new__(cls, device: Any) -> Any:
+        if redirection() is None and cls.__module__ == "torch.cuda":
+            return _PlainDevice(device)
+        return object.__new__(cls)
+
+    def __init__(self, device: Any) -> None:
+        self.idx = index_of(device)
+        self.prev_idx = -1
+
+    def __enter__(self) -> None:
+        self.prev_idx = exchange(self.idx)
+
+    def __exit__(self, type: Any, value: Any, traceback: Any) -> bool:
+        self.idx = exchange(self.prev_idx)
+        return False
+
+
+@emulated("device_of", "there is one device, so only its index is checked")
+class device_of(device):
+    """Context manager that selects the device of a tensor or storage."""
+
+    _original = _PlainDeviceOf
+
+    def __new__(cls, obj: Any) -> Any:
+        if redirection() is None and cls.__module__ == "torch.cuda":
+            return _PlainDeviceOf(obj)
+        return object.__new__(cls)
+
+    def __init__(self, obj: Any) -> None:
+        super().__init__(0 if obj.device.type == target().type else -1)
+
+
+device.__module__ = device_of.__module__ = "torch.cuda"
+
+
+@emulated("_get_device", "the policy decides what a CUDA device is")
+def _get_device(device: Any) -> torch.device:
+    index_of(device)
+    return target()
+
+
+# --- what it is like ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CudaDeviceProperties:
+    """The fields of CUDA's device properties, with this machine's facts.
+
+    What only an NVIDIA device has is given as its compute capability 7.0 prescribes.
+    """
+
+    name: str
+    major: int
+    minor: int
+    total_memory: int
+    multi_processor_count: int
+    uuid: uuid.UUID
+    is_integrated: int
+    is_multi_gpu_board: int = 0
+    max_threads_per_multi_processor: int = 2048
+    max_threads_per_block: int = 1024
+    warp_size: int = 32
+    regs_per_multiprocessor: int = 65536
+    shared_memory_per_block: int = 49152
+    shared_memory_per_block_optin: int = 98304
+    shared_memory_per_multiprocessor: int = 98304
+    L2_cache_size: int = 6291456
+    clock_rate: int = 0
+    memory_clock_rate: int = 0
+    memory_bus_width: int = 0
+    pci_bus_id: int = 0
+    pci_device_id: int = 0
+    pci_domain_id: int = 0
+    gcnArchName: str = ""  # noqa: N815 - CUDA's name
+
+    def __repr__(self) -> str:
+        shown = ("name", "major", "minor", "total_memory", "multi_processor_count", "uuid")
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name in shown}
+        values["total_memory"] = f"{self.total_memory // 1048576}MB"
+        values["L2_cache_size"] = f"{self.L2_cache_size // 1048576}MB"
+        listed = ", ".join(f"{k}={v!r}" if k == "name" else f"{k}={v}" for k, v in values.items())
+        return f"_CudaDeviceProperties({listed})"
+
+
+@cache
+def _properties(device_type: str) -> CudaDeviceProperties:
+    name = _name(device_type)
+    return CudaDeviceProperties(
+        name=name,
+        major=_CAPABILITY[0],
+        minor=_CAPABILITY[1],
+        total_memory=figures(device_type).total(),
+        multi_processor_count=_core_count(device_type),
+        # The same in every process of this machine, as a GPU's is.
+        uuid=uuid.uuid5(uuid.NAMESPACE_DNS, f"{platform.node()}/{name}"),
+        is_integrated=1,
+        clock_rate=_clock_rate_khz(),
+        gcnArchName=name,
+    )
+
+
+def _name(device_type: str) -> str:
+    """What the hardware really is; nobody should believe that it is an NVIDIA card."""
+    if device_type == "mps":
+        ask = getattr(torch.backends.mps, "get_name", None)
+        return f"{ask() if ask else 'Apple GPU'} (MPS via torchdevice)"
+    return f"{_processor_name()} ({device_type.upper()} via torchdevice)"
+
+
+def _processor_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            for line in lines:
+                key, _, value = line.partition(":")
+                if key.strip() in ("model name", "Model", "cpu model") and value.strip():
+                    return value.strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine() or "CPU"
+
+
+def _core_count(device_type: str) -> int:
+    if device_type == "mps":
+        ask = getattr(torch.backends.mps, "get_core_count", None)
+        if ask is not None:
+            return max(1, int(ask()))
+    return psutil.cpu_count(logical=False) or os.cpu_count() or 1
+
+
+def _clock_rate_khz() -> int:
+    try:
+        frequency = psutil.cpu_freq()
+    except (OSError, NotImplementedError):
+        return 0
+    return int((frequency.max or frequency.current) * 1000) if frequency else 0
+
+
+@emulated("get_device_properties", "CUDA's fields with this machine's facts", trace=_CONSTANT)
+def get_device_properties(device: Any = None) -> CudaDeviceProperties:
+    checked_index(device)
+    return _properties(target().type)
+
+
+@emulated("_get_device_properties", "CUDA's fields with this machine's facts", trace=_CONSTANT)
+def _get_device_properties(device: int) -> CudaDeviceProperties:
+    return get_device_properties(device)
+
+
+@emulated("get_device_name", "the name of the real hardware", trace=_CONSTANT)
+def get_device_name(device: Any = None) -> str:
+    return get_device_properties(device).name
+
+
+@emulated("get_device_capability", "the oldest that current programs expect", trace=_CONSTANT)
+def get_device_capability(device: Any = None) -> tuple[int, int]:
+    checked_index(device)
+    return _CAPABILITY
+
+
+@emulated("is_bf16_supported", "asked of the target", trace=_CONSTANT)
+def is_bf16_supported(including_emulation: bool = True) -> bool:
+    return _computes_bfloat16(target())
+
+
+@cache
+def _computes_bfloat16(device: torch.device) -> bool:
+    try:
+        # Creating one is not enough: some devices store bfloat16 and cannot multiply it.
+        one = torch.ones(1, 1, dtype=torch.bfloat16, device=device)
+        return bool((one @ one).item() == 1.0)
+    except (RuntimeError, TypeError, NotImplementedError):
+        return False
+
+
+@emulated("is_tf32_supported", "tf32 is a format of NVIDIA's hardware", trace=_CONSTANT)
+def is_tf32_supported() -> bool:
+    return False
+
+
+@emulated("can_device_access_peer", "there is no second device", trace=_CONSTANT)
+def can_device_access_peer(device: Any, peer_device: Any) -> bool:
+    checked_index(device)
+    if not 0 <= index_of(peer_device, optional=False) < COUNT:
+        raise AssertionError("Invalid peer device id")
+    return False
+
+
+@emulated("get_arch_list", "this torch was compiled for no CUDA architecture", trace=_CONSTANT)
+def get_arch_list() -> list[str]:
+    return []
+
+
+@emulated("get_gencode_flags", "this torch was compiled for no CUDA architecture", trace=_CONSTANT)
+def get_gencode_flags() -> str:
+    return ""
+
+
+@emulated("default_generators", "the target's generator", computed=True)
+def default_generators() -> tuple[torch.Generator, ...]:
+    from ._random import generator
+
+    return (generator(),)
+
+
+# --- waiting ------------------------------------------------------------------------------------
+
+
+def synchronize_target(device: torch.device) -> None:
+    """Wait until the device has done all its work; the CPU always has."""
+    if device.type == "cpu":
+        return
+    module = getattr(torch, device.type, None)
+    wait = getattr(module, "synchronize", None)
+    if wait is not None:
+        wait()
+
+
+@mapped("synchronize", "waits for the target", trace=_CONSTANT)
+def synchronize(device: Any = None) -> None:
+    exchange(index_of(device))
+    figures(target().type).sample()
+    synchronize_target(target())
+
+
+@emulated("ipc_collect", "there is no CUDA memory that other processes hold", trace=_CONSTANT)
+def ipc_collect() -> None:
+    return None
+
+
+@emulated("_sleep", "waits as long as a GPU of 1 GHz would")
+def _sleep(cycles: int) -> None:
+    import time
+
+    time.sleep(cycles / 1e9)
+
+
+_sync_debug_mode = 0
+_SYNC_DEBUG_MODES = {"default": 0, "warn": 1, "error": 2}
+
+
+@emulated("set_sync_debug_mode", "remembered; nothing is watched")
+def set_sync_debug_mode(debug_mode: int | str) -> None:
+    global _sync_debug_mode
+    if isinstance(debug_mode, str):
+        if debug_mode not in _SYNC_DEBUG_MODES:
+            raise RuntimeError(
+                "invalid value of debug_mode, expected one of `default`, `warn`, `error`"
+            )
+        debug_mode = _SYNC_DEBUG_MODES[debug_mode]
+    if debug_mode not in (0, 1, 2):
+        raise RuntimeError("invalid value of debug_mode, expected 0,1, or 2")
+    _sync_debug_mode = debug_mode
+
+
+@emulated("get_sync_debug_mode", "remembered; nothing is watched")
+def get_sync_debug_mode() -> int:
+    return _sync_debug_mode
+
+
+# --- what nvidia-smi would say ------------------------------------------------------------------
+
+
+@emulated("utilization", "how busy the processor is, from psutil")
+def utilization(device: Any = None) -> int:
+    checked_index(device)
+    return round(psutil.cpu_percent())
+
+
+@emulated("memory_usage", "the share of memory in use, from psutil")
+def memory_usage(device: Any = None) -> int:
+    checked_index(device)
+    return round(psutil.virtual_memory().percent)
+
+
+@emulated("device_memory_used", "the memory in use on the machine")
+def device_memory_used(device: Any = None) -> int:
+    checked_index(device)
+    held = figures(target().type)
+    return held.total() - held.free()
+
+
+@emulated("clock_rate", "the processor's clock, from psutil")
+def clock_rate(device: Any = None) -> int:
+    checked_index(device)
+    return _clock_rate_khz() // 1000
+
+
+@emulated("temperature", "the warmest sensor that psutil finds, else 0")
+def temperature(device: Any = None) -> int:
+    checked_index(device)
+    ask = getattr(psutil, "sensors_temperatures", dict)
+    readings = [entry.current for entries in ask().values() for entry in entries]
+    return round(max(readings, default=0))
+
+
+@emulated("power_draw", "no portable source, so 0")
+def power_draw(device: Any = None) -> int:
+    checked_index(device)
+    return 0
+
+
+# --- the CUDA runtime ---------------------------------------------------------------------------
+
+
+class _Error:
+    success = 0
+
+
+def _mem_get_info(device: int) -> tuple[int, int]:
+    held = figures(target().type)
+    return held.free(), held.total()
+
+
+_CUDART = types.SimpleNamespace(
+    cudaError=_Error,
+    cudaGetErrorString=lambda error: "no error" if error == 0 else f"error {error}",
+    cudaProfilerStart=lambda: 0,
+    cudaProfilerStop=lambda: 0,
+    cudaHostRegister=lambda pointer, size, flags: 0,
+    cudaHostUnregister=lambda pointer: 0,
+    cudaStreamCreate=lambda pointer: 0,
+    cudaStreamDestroy=lambda pointer: 0,
+    cudaMemGetInfo=_mem_get_info,
+)
+
+
+@emulated("cudart", "a namespace with the functions that torch exposes")
+def cudart() -> Any:
+    return _CUDART
+
+
+@emulated("check_error", "success is 0, as in CUDA")
+def check_error(res: int) -> None:
+    if res != 0:
+        raise RuntimeError(f"error ({res})")

@@ -1,0 +1,276 @@
+"""Memory figures of a target: what CUDA's allocator counts, from what the target has.
+
+MPS counts its own allocations. The CPU has no allocator statistics in torch, so there the
+figures are the process's, from the moment this module was imported: what malloc has handed out
+for "allocated", what the process holds in memory for "reserved". `docs/` says how exact it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import sys
+from abc import ABC, abstractmethod
+from functools import cache
+from typing import Any
+
+import psutil
+import torch
+
+__all__ = ["Figures", "figures"]
+
+
+class Figures(ABC):
+    """Memory of one device: current values from the device, peaks between two resets.
+
+    A peak that the device itself does not keep is the highest value seen at any query.
+    """
+
+    def __init__(self) -> None:
+        self._peak_allocated = 0
+        self._peak_reserved = 0
+
+    @abstractmethod
+    def allocated(self) -> int:
+        """Bytes in use by tensors."""
+
+    @abstractmethod
+    def reserved(self) -> int:
+        """Bytes held from the system, at least those allocated."""
+
+    @abstractmethod
+    def total(self) -> int:
+        """Bytes that the device has."""
+
+    @abstractmethod
+    def free(self) -> int:
+        """Bytes that can still be had."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """Give back to the system what is held and not used."""
+
+    def sample(self) -> tuple[int, int]:
+        """Take the current values into the peaks, and return them."""
+        allocated = self.allocated()
+        reserved = max(self.reserved(), allocated)
+        self._peak_allocated = max(self._peak_allocated, allocated)
+        self._peak_reserved = max(self._peak_reserved, reserved)
+        return allocated, reserved
+
+    def peaks(self) -> tuple[int, int]:
+        """The highest allocated and reserved since the last reset."""
+        self.sample()
+        return self._peak_allocated, self._peak_reserved
+
+    def reset_peaks(self) -> None:
+        """Begin a new period: peaks start from the current values."""
+        self._peak_allocated = self._peak_reserved = 0
+        self.sample()
+
+    def statistics(self) -> dict[str, Any]:
+        """What the device's own allocator counts, under CUDA's names, as far as it does."""
+        return {}
+
+
+# --- MPS ----------------------------------------------------------------------------------------
+
+
+class _MpsFigures(Figures):
+    def allocated(self) -> int:
+        return int(torch.mps.current_allocated_memory())
+
+    def reserved(self) -> int:
+        return int(torch.mps.driver_allocated_memory())
+
+    def total(self) -> int:
+        recommended = getattr(torch.mps, "recommended_max_memory", None)
+        return int(recommended()) if recommended else psutil.virtual_memory().total
+
+    def free(self) -> int:
+        return max(0, self.total() - self.reserved())
+
+    def release(self) -> None:
+        self.sample()
+        torch.mps.empty_cache()
+
+    def peaks(self) -> tuple[int, int]:
+        allocated, reserved = super().peaks()
+        counted = self.statistics()
+        return (
+            max(allocated, int(counted.get("allocated_bytes.all.peak", 0))),
+            max(reserved, int(counted.get("reserved_bytes.all.peak", 0))),
+        )
+
+    def reset_peaks(self) -> None:
+        # torch 2.13 keeps peaks for MPS; before it, only what was seen at queries counts.
+        with contextlib.suppress(RuntimeError, AttributeError):
+            torch.accelerator.reset_peak_memory_stats()
+        super().reset_peaks()
+
+    def statistics(self) -> dict[str, Any]:
+        try:
+            return dict(torch.accelerator.memory_stats())
+        except (RuntimeError, AttributeError):
+            return {}
+
+
+# --- CPU ----------------------------------------------------------------------------------------
+
+
+class _Mallinfo2(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena", "ordblks", "smblks", "hblks", "hblkhd",
+            "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost",
+        )
+    ]  # fmt: skip
+
+
+@cache
+def _libc() -> ctypes.CDLL | None:
+    """glibc, whose malloc can say how much it has handed out; None elsewhere."""
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        libc = ctypes.CDLL(None)
+        libc.mallinfo2.restype = _Mallinfo2
+        libc.malloc_trim.argtypes = [ctypes.c_size_t]
+    except (OSError, AttributeError):
+        return None
+    return libc
+
+
+_PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
+
+
+def _resident() -> int:
+    """Bytes of memory that the process holds now."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[1]) * _PAGE
+    except OSError:
+        return int(psutil.Process().memory_info().rss)
+
+
+def _highest_resident() -> int:
+    """Bytes that it held at most, since it started or since `_restart_highest`."""
+    try:
+        with open("/proc/self/status", "rb") as file:
+            for line in file:
+                if line.startswith(b"VmHWM:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:
+        import resource
+    except ImportError:  # Windows
+        return int(getattr(psutil.Process().memory_info(), "peak_wset", 0))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _restart_highest() -> None:
+    """Let the kernel count the process's highest memory anew, where it allows that."""
+    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+
+
+class _HostFigures(Figures):
+    def __init__(self) -> None:
+        super().__init__()
+        self._handed_out_before = self._handed_out()
+        self._resident_before = _resident()
+        self._begin()
+
+    def _handed_out(self) -> int:
+        libc = _libc()
+        if libc is None:
+            return _resident()
+        info = libc.mallinfo2()
+        return int(info.uordblks + info.hblkhd)
+
+    def _begin(self) -> None:
+        self._allocated_at_reset = self.allocated()
+        _restart_highest()
+        self._resident_at_reset = max(_resident(), _highest_resident())
+
+    def allocated(self) -> int:
+        return max(0, self._handed_out() - self._handed_out_before)
+
+    def reserved(self) -> int:
+        return max(0, _resident() - self._resident_before)
+
+    def total(self) -> int:
+        return _limit(psutil.virtual_memory().total, "memory.max")
+
+    def free(self) -> int:
+        available = psutil.virtual_memory().available
+        return max(0, min(available, self.total() - _in_use_in_group()))
+
+    def release(self) -> None:
+        self.sample()
+        libc = _libc()
+        if libc is not None:
+            libc.malloc_trim(0)
+
+    def peaks(self) -> tuple[int, int]:
+        # The kernel knows how far the process grew between two queries of ours.
+        grown = max(0, _highest_resident() - self._resident_at_reset)
+        if grown:
+            self._peak_allocated = max(self._peak_allocated, self._allocated_at_reset + grown)
+            self._peak_reserved = max(
+                self._peak_reserved, self._resident_at_reset + grown - self._resident_before
+            )
+        allocated, reserved = super().peaks()
+        return allocated, max(allocated, reserved)
+
+    def reset_peaks(self) -> None:
+        # Without unused memory in the process, growth from here on is growth of what is used.
+        self.release()
+        super().reset_peaks()
+        self._begin()
+
+
+_GROUP = "/sys/fs/cgroup/"
+
+
+def _limit(total: int, name: str) -> int:
+    """The memory of the machine, or of the container that the process runs in."""
+    limit = _read_group(name)
+    return total if limit is None else min(total, limit)
+
+
+def _in_use_in_group() -> int:
+    return _read_group("memory.current") or 0 if _read_group("memory.max") is not None else 0
+
+
+def _read_group(name: str) -> int | None:
+    try:
+        with open(_GROUP + name, encoding="ascii") as file:
+            text = file.read().strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return int(text) if text.isdigit() else None
+
+
+class _OtherFigures(_HostFigures):
+    """An accelerator without known statistics: the accelerator API, else the process's figures."""
+
+    def allocated(self) -> int:
+        try:
+            return int(torch.accelerator.memory_allocated())
+        except (RuntimeError, AttributeError):
+            return super().allocated()
+
+
+@cache
+def figures(device_type: str) -> Figures:
+    """The figures of a device type; one object for the process."""
+    if device_type == "mps":
+        return _MpsFigures()
+    if device_type == "cpu":
+        return _HostFigures()
+    return _OtherFigures()

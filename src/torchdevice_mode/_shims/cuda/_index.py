@@ -1,0 +1,85 @@
+"""Device arguments of torch.cuda's functions, and the current device, of which there is one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..._spec import NOT_A_DEVICE, parse
+from ._surface import context
+
+__all__ = ["COUNT", "checked_index", "exchange", "index_of", "invalid_ordinal"]
+
+COUNT = 1
+"""How many CUDA devices a program finds."""
+
+
+def index_of(device: Any = None, *, optional: bool = True) -> int:
+    """The index that a device argument stands for.
+
+    Args:
+        device: Index, string, `torch.device`, `torch.cuda.device`, or None.
+        optional: Whether None means the current device.
+
+    Returns:
+        An integer as it was given; 0 for every other form, as for `torch.device("cuda:3")`.
+
+    Raises:
+        ValueError: If the device is neither CUDA nor what stands for it.
+        RuntimeError: If torch knows no such device.
+    """
+    if isinstance(device, int) and not isinstance(device, bool):
+        return int(device)
+    if device is None:
+        if optional:
+            return 0
+        raise ValueError(
+            f"Expected a torch.device with a specified index or an integer, but got:{device}"
+        )
+    index = getattr(device, "idx", None)
+    if isinstance(index, int):
+        return index
+    spec = parse(device)
+    if spec is NOT_A_DEVICE:
+        torch.device(device)
+        raise ValueError(f"Expected a cuda device, but got: {device}")
+    if spec.type == "cuda" or spec.type == context().cuda_type.type:
+        return 0
+    if spec.is_accelerator and context().resolve(str(spec)).device == context().cuda_type:
+        return 0
+    raise ValueError(f"Expected a cuda device, but got: {device}")
+
+
+def checked_index(device: Any) -> int:
+    """The index of a device argument, which must exist.
+
+    Raises:
+        AssertionError: If there is no such device, as CUDA has it.
+    """
+    index = index_of(device)
+    if index < 0 or index >= COUNT:
+        raise AssertionError("Invalid device id")
+    return index
+
+
+def exchange(index: int) -> int:
+    """Make a device the current one: -1 for a negative index, else the previous device.
+
+    Raises:
+        RuntimeError: If there is no such device, as CUDA has it.
+    """
+    if index < 0:
+        return -1
+    if index >= COUNT:
+        raise invalid_ordinal()
+    return 0
+
+
+def invalid_ordinal() -> Exception:
+    """CUDA's error for a device that does not exist."""
+    error: type[Exception] = getattr(torch, "AcceleratorError", RuntimeError)
+    return error(
+        "CUDA error: invalid device ordinal\n"
+        "GPU device may be out of range, do you have enough GPUs?\n"
+    )
