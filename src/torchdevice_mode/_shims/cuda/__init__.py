@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from . import _device, _memory, _random, _streams  # noqa: F401 - fill the table
+from . import _device, _memory, _random, _streams, _tensor_types, _tools  # noqa: F401 - the rows
 from ._module import module_patches
 from ._surface import SURFACE, Row, State
 
 __all__ = ["PATCHES", "SURFACE", "Row", "State"]
 
-PATCHES = module_patches()
+PATCHES = (*module_patches(), *_tensor_types.PATCHES)

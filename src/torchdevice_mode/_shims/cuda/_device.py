@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import platform
 import sys
+import time
 import types
 import uuid
 from dataclasses import dataclass, fields
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -111,7 +113,7 @@ _PlainDeviceOf = plain("device_of")
 
 
 @emulated("device", "there is one device, so only its index is checked")
-class device(metaclass=StandIn):
+class device(metaclass=StandIn):  # noqa: N801 - torch's name
     """Context manager that selects a device."""
 
     _original = _PlainDevice
@@ -128,13 +130,12 @@ class device(metaclass=StandIn):
     def __enter__(self) -> None:
         self.prev_idx = exchange(self.idx)
 
-    def __exit__(self, type: Any, value: Any, traceback: Any) -> bool:
+    def __exit__(self, type: Any, value: Any, traceback: Any) -> None:
         self.idx = exchange(self.prev_idx)
-        return False
 
 
 @emulated("device_of", "there is one device, so only its index is checked")
-class device_of(device):
+class device_of(device):  # noqa: N801 - torch's name
     """Context manager that selects the device of a tensor or storage."""
 
     _original = _PlainDeviceOf
@@ -227,7 +228,7 @@ def _name(device_type: str) -> str:
 
 def _processor_name() -> str:
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
             for line in lines:
                 key, _, value = line.partition(":")
                 if key.strip() in ("model name", "Model", "cpu model") and value.strip():
@@ -347,8 +348,6 @@ def ipc_collect() -> None:
 
 @emulated("_sleep", "waits as long as a GPU of 1 GHz would")
 def _sleep(cycles: int) -> None:
-    import time
-
     time.sleep(cycles / 1e9)
 
 

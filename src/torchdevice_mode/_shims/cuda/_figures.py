@@ -13,6 +13,7 @@ import os
 import sys
 from abc import ABC, abstractmethod
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -143,14 +144,15 @@ def _libc() -> ctypes.CDLL | None:
     return libc
 
 
+_PROCESS = Path("/proc/self")
+_GROUP = Path("/sys/fs/cgroup")
 _PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 
 def _resident() -> int:
     """Bytes of memory that the process holds now."""
     try:
-        with open("/proc/self/statm", "rb") as file:
-            return int(file.read().split()[1]) * _PAGE
+        return int((_PROCESS / "statm").read_bytes().split()[1]) * _PAGE
     except OSError:
         return int(psutil.Process().memory_info().rss)
 
@@ -158,10 +160,9 @@ def _resident() -> int:
 def _highest_resident() -> int:
     """Bytes that it held at most, since it started or since `_restart_highest`."""
     try:
-        with open("/proc/self/status", "rb") as file:
-            for line in file:
-                if line.startswith(b"VmHWM:"):
-                    return int(line.split()[1]) * 1024
+        _, found, rest = (_PROCESS / "status").read_bytes().partition(b"VmHWM:")
+        if found:
+            return int(rest.split()[0]) * 1024
     except OSError:
         pass
     try:
@@ -174,8 +175,8 @@ def _highest_resident() -> int:
 
 def _restart_highest() -> None:
     """Let the kernel count the process's highest memory anew, where it allows that."""
-    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
-        file.write("5")
+    with contextlib.suppress(OSError):
+        (_PROCESS / "clear_refs").write_text("5")
 
 
 class _HostFigures(Figures):
@@ -234,9 +235,6 @@ class _HostFigures(Figures):
         self._begin()
 
 
-_GROUP = "/sys/fs/cgroup/"
-
-
 def _limit(total: int, name: str) -> int:
     """The memory of the machine, or of the container that the process runs in."""
     limit = _read_group(name)
@@ -249,8 +247,7 @@ def _in_use_in_group() -> int:
 
 def _read_group(name: str) -> int | None:
     try:
-        with open(_GROUP + name, encoding="ascii") as file:
-            text = file.read().strip()
+        text = (_GROUP / name).read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError):
         return None
     return int(text) if text.isdigit() else None

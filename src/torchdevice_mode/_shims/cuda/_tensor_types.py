@@ -1,0 +1,107 @@
+"""`torch.cuda.FloatTensor` and its sisters: a dtype and a device in one name.
+
+torch's own are C++ objects that cannot be made on a build without CUDA. These construct on the
+target, and are asked by `isinstance`; `x.type(torch.cuda.FloatTensor)` and
+`torch.set_default_tensor_type` know them by `_tensor_type_name`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ..._patches import Patch
+from ._surface import emulated, plain, redirection, target
+
+__all__ = ["PATCHES"]
+
+
+class _TensorType(type):
+    """Metaclass: the classes make tensors, and ask tensors for dtype and device."""
+
+    dtype: torch.dtype
+    _host: Callable[..., torch.Tensor]
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        if redirection() is None:
+            return plain(cls.__name__)(*args, **kwargs)
+        kwargs.pop("device", None)
+        # What is given may be a tensor or storage on the target; the legacy constructor of the
+        # CPU takes neither.
+        if len(args) == 1 and isinstance(args[0], torch.Tensor):
+            return args[0].detach().to(target(), cls.dtype)
+        return cls._host(*args, **kwargs).to(target())
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        if not isinstance(instance, torch.Tensor) or instance.dtype is not cls.dtype:
+            return False
+        if redirection() is None:
+            return bool(instance.is_cuda)
+        return instance.device.type == target().type
+
+    def __repr__(cls) -> str:
+        return f"<class 'torch.cuda.{cls.__name__}'>"
+
+
+_DTYPES = {
+    "BFloat16Tensor": torch.bfloat16,
+    "BoolTensor": torch.bool,
+    "ByteTensor": torch.uint8,
+    "CharTensor": torch.int8,
+    "DoubleTensor": torch.float64,
+    "FloatTensor": torch.float32,
+    "HalfTensor": torch.float16,
+    "IntTensor": torch.int32,
+    "LongTensor": torch.int64,
+    "ShortTensor": torch.int16,
+}
+
+
+def _make(name: str, dtype: torch.dtype) -> type:
+    body = {
+        "dtype": dtype,
+        "layout": torch.strided,
+        "is_cuda": True,
+        "is_sparse": False,
+        "_host": staticmethod(getattr(torch, name)),
+        "_tensor_type_name": f"torch.cuda.{name}",
+        "__module__": "torch.cuda",
+        "__doc__": f"Tensors of {dtype} on the device that stands for CUDA.",
+    }
+    return _TensorType(name, (), body)
+
+
+for _name, _dtype in _DTYPES.items():
+    emulated(_name, "constructs on the target")(_make(_name, _dtype))
+
+
+def _default_type_setter(original: Callable[..., None]) -> Callable[..., None]:
+    def set_default_tensor_type(t: Any, /) -> None:
+        context = redirection()
+        name = getattr(t, "_tensor_type_name", t)
+        if context is None or not isinstance(name, str) or not name.startswith("torch.cuda."):
+            return original(t)
+        dtype = _DTYPES.get(name.removeprefix("torch.cuda."))
+        if dtype is None:
+            return original(t)
+        torch.set_default_dtype(dtype)
+        # Under the policy that moves every request, the target is where they go already.
+        if context.resolve(None).device != target():
+            torch.set_default_device(target())
+        return None
+
+    set_default_tensor_type.__doc__ = original.__doc__
+    set_default_tensor_type.__module__ = original.__module__
+    return set_default_tensor_type
+
+
+PATCHES: tuple[Patch, ...] = (
+    Patch(
+        lambda: torch,
+        "set_default_tensor_type",
+        _default_type_setter,
+        "hands a CUDA tensor type to C++, which has none",
+    ),
+)

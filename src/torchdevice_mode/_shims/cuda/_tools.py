@@ -1,0 +1,147 @@
+"""Profiling marks, graphs and communication: what tools and launchers reach for."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ._surface import emulated, stubbed, unsupported
+
+__all__: list[str] = []
+
+
+# --- nvtx: marks for NVIDIA's profiler ----------------------------------------------------------
+
+_depth = 0
+_handles = itertools.count(1)
+
+
+@stubbed("nvtx.range_push", "there is no NVIDIA profiler to see the mark")
+def range_push(msg: str) -> int:
+    global _depth
+    _depth += 1
+    return _depth - 1
+
+
+@stubbed("nvtx.range_pop", "there is no NVIDIA profiler to see the mark")
+def range_pop() -> int:
+    global _depth
+    _depth = max(0, _depth - 1)
+    return _depth
+
+
+@stubbed("nvtx.range_start", "there is no NVIDIA profiler to see the mark")
+def range_start(msg: str) -> int:
+    return next(_handles)
+
+
+@stubbed("nvtx.range_end", "there is no NVIDIA profiler to see the mark")
+def range_end(range_id: int) -> None:
+    return None
+
+
+@stubbed("nvtx._device_range_start", "there is no NVIDIA profiler to see the mark")
+def _device_range_start(msg: str, stream: int = 0) -> object:
+    return next(_handles)
+
+
+@stubbed("nvtx._device_range_end", "there is no NVIDIA profiler to see the mark")
+def _device_range_end(range_handle: object, stream: int = 0) -> None:
+    return None
+
+
+@stubbed("nvtx.mark", "there is no NVIDIA profiler to see the mark")
+def mark(msg: str) -> int:
+    return 0
+
+
+@stubbed("nvtx.range", "there is no NVIDIA profiler to see the mark")
+@contextmanager
+def range(msg: str, *args: Any, **kwargs: Any) -> Iterator[None]:
+    yield
+
+
+# --- profiler -----------------------------------------------------------------------------------
+
+
+@stubbed("profiler.start", "there is no NVIDIA profiler to start")
+def start() -> None:
+    return None
+
+
+@stubbed("profiler.stop", "there is no NVIDIA profiler to stop")
+def stop() -> None:
+    return None
+
+
+@stubbed("profiler.profile", "there is no NVIDIA profiler to start")
+@contextmanager
+def profile() -> Iterator[None]:
+    yield
+
+
+# --- graphs -------------------------------------------------------------------------------------
+
+
+@emulated("is_current_stream_capturing", "no graph is ever being captured")
+def is_current_stream_capturing() -> bool:
+    return False
+
+
+@emulated("graph_pool_handle", "a new number pair, as CUDA gives")
+def graph_pool_handle() -> tuple[int, int]:
+    return (0, next(_handles))
+
+
+@emulated("make_graphed_callables", "the callables run without a graph, with the same results")
+def make_graphed_callables(
+    callables: Any,
+    sample_args: Any,
+    num_warmup_iters: int = 3,
+    allow_unused_input: bool = False,
+    pool: Any = None,
+) -> Any:
+    return callables
+
+
+unsupported(
+    "CUDAGraph",
+    "graph",
+    reason="a graph of CUDA kernels cannot be captured there",
+    instead="run the captured code directly on this machine, or use torch.compile",
+)
+
+
+# --- several devices ----------------------------------------------------------------------------
+
+
+@emulated("nccl.is_available", "there is one device, so nothing to communicate with")
+def nccl_is_available(tensors: Any) -> bool:
+    return False
+
+
+@emulated("nccl.version", "no NCCL, so the lowest version")
+def nccl_version() -> tuple[int, int, int]:
+    return (0, 0, 0)
+
+
+unsupported(
+    "nccl.unique_id",
+    "nccl.init_rank",
+    "nccl.all_reduce",
+    "nccl.reduce",
+    "nccl.broadcast",
+    "nccl.all_gather",
+    "nccl.reduce_scatter",
+    reason="NCCL talks to NVIDIA devices only",
+    instead="use torch.distributed with the gloo backend",
+)
+unsupported(
+    "jiterator._create_jit_fn",
+    "jiterator._create_multi_output_jit_fn",
+    "_compile_kernel",
+    reason="CUDA source code cannot be compiled for it",
+    instead="write the function with torch operators",
+)
