@@ -1,0 +1,100 @@
+"""The summary at the end of `torchdevice run`: ledger entries as a few lines of text."""
+
+from __future__ import annotations
+
+import linecache
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from ._ledger import Entry, Site
+
+__all__ = ["render"]
+
+# Kind of event: its name for one and for several.
+_NAMES: dict[str, tuple[str, str]] = {
+    "redirection": ("redirection", "redirections"),
+    "adoption": ("adoption", "adoptions"),
+    "fallback": ("fallback", "fallbacks"),
+    "downcast": ("downcast", "downcasts"),
+    "stub": ("stubbed call", "stubbed calls"),
+}
+_LONGEST_SOURCE = 60
+
+
+def render(
+    entries: Sequence[Entry],
+    *,
+    target: str,
+    folder: str = "",
+    busiest: int = 5,
+    source_line: Callable[[str, int], str] = linecache.getline,
+) -> str:
+    """Say what was redirected: totals by kind, then the busiest call sites.
+
+    Args:
+        entries: What the ledger counted.
+        target: The device that requests went to.
+        folder: Files under it are named relative to it, where that is shorter.
+        busiest: How many call sites to list.
+        source_line: Gives a line of a file as text; empty where it cannot be read.
+
+    Returns:
+        Lines, each begun with "torchdevice: " or indented below one; ends without a newline.
+    """
+    if not entries:
+        return f"torchdevice: nothing was redirected (target {target})"
+    ordered = sorted(entries, key=lambda entry: -entry.count)
+    shown = ordered[:busiest]
+    rows = [
+        (
+            f"{entry.count:,}x",
+            _place(entry.site, folder),
+            f"{entry.site.asked} -> {entry.site.given}",
+            _source(entry.site, source_line),
+        )
+        for entry in shown
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = [f"torchdevice: {_totals(entries)}, target {target}"]
+    for count, place, change, source in rows:
+        columns = f"{count:>{widths[0]}}  {place:<{widths[1]}}  {change:<{widths[2]}}  {source}"
+        lines.append(f"  {columns}".rstrip())
+    rest = ordered[busiest:]
+    if rest:
+        noun = "call site" if len(rest) == 1 else "call sites"
+        lines.append(f"  and {sum(entry.count for entry in rest):,} more at {len(rest):,} {noun}")
+    return "\n".join(lines)
+
+
+def _totals(entries: Sequence[Entry]) -> str:
+    totals: Counter[str] = Counter()
+    for entry in entries:
+        totals[entry.site.kind] += entry.count
+    # In the order of the table, which tells the most expected first; unknown kinds at the end.
+    kinds = [*(kind for kind in _NAMES if kind in totals), *sorted(set(totals) - set(_NAMES))]
+    return ", ".join(_counted(kind, totals[kind]) for kind in kinds)
+
+
+def _counted(kind: str, count: int) -> str:
+    one, several = _NAMES.get(kind, (kind, f"{kind}s"))
+    return f"{count:,} {one if count == 1 else several}"
+
+
+def _place(site: Site, folder: str) -> str:
+    file = site.file
+    if folder and os.path.isabs(file):  # noqa: PTH117 - file names are text here, not paths
+        try:
+            relative = os.path.relpath(file, folder)
+        except ValueError:  # another drive
+            relative = file
+        if len(relative) < len(file):
+            file = relative
+    return f"{file}:{site.line}" if site.line else file
+
+
+def _source(site: Site, source_line: Callable[[str, int], str]) -> str:
+    text = " ".join(source_line(site.file, site.line).split())
+    if len(text) > _LONGEST_SOURCE:
+        return text[: _LONGEST_SOURCE - 3] + "..."
+    return text

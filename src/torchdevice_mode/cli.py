@@ -1,0 +1,303 @@
+"""The command `torchdevice`: `run` and `info`."""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from . import __version__
+from ._run import Program, prepare, run
+from ._settings import ENVIRONMENT, Settings
+from .errors import TorchDeviceError
+
+__all__ = ["main"]
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """An option of a command: its name and what argparse is told of it."""
+
+    name: str
+    told: dict[str, Any]
+
+    @property
+    def takes_value(self) -> bool:
+        return "action" not in self.told
+
+
+def _option(name: str, **told: Any) -> Option:
+    return Option(name, told)
+
+
+# Options named like a setting are that setting; `Settings` checks their values.
+_SETTINGS = (
+    _option(
+        "--target",
+        metavar="DEVICE",
+        help='where requests go, such as "mps", "cuda:1" or "cpu"; by default the accelerator '
+        "that the machine has",
+    ),
+    _option(
+        "--policy",
+        metavar="POLICY",
+        help='"force" (default) also moves requests for the CPU and for no device; "explicit" '
+        "moves only requests for an accelerator that is not there",
+    ),
+    _option(
+        "--override",
+        metavar="WHAT",
+        help='what the CPU override holds: "cpu" (default) or "everything"',
+    ),
+    _option(
+        "--dispatch",
+        metavar="WHEN",
+        help='"auto" (default), or "always" to see every request that C++ code makes',
+    ),
+    _option(
+        "--float64",
+        metavar="HOW",
+        help='on a target without float64: "downcast" (default), "cpu" or "error"',
+    ),
+    _option("--simulate", metavar="DEVICE", help='simulate DEVICE ("mps") on the CPU'),
+)
+_LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+_RUN = (
+    *_SETTINGS,
+    _option("--quiet", action="store_true", help="print no summary at exit"),
+    _option(
+        "--log-level",
+        metavar="LEVEL",
+        type=str.upper,
+        choices=_LOG_LEVELS,
+        help=f"what is logged: {', '.join(_LOG_LEVELS)} (default: WARNING)",
+    ),
+)
+_INFO = (*_SETTINGS, _option("--json", action="store_true", help="print JSON"))
+
+
+# How the words begin that stand for a program, beside the name of a script.
+_PROGRAM_KINDS = {"-": "stdin", "-m": "module", "-c": "code"}
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command of `torchdevice`.
+
+    Attributes:
+        help: One line about it.
+        options: What it takes.
+        execute: Carries it out: options and program in, exit code out.
+        usage: How a program follows the options; empty where none does.
+        epilog: Help below the options.
+    """
+
+    help: str
+    options: tuple[Option, ...]
+    execute: Callable[[argparse.Namespace, Program | None], int]
+    usage: str = ""
+    epilog: str = ""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command `torchdevice`.
+
+    `run` turns this process into the program's: redirection stays on until the process ends,
+    so that the program's threads and handlers at exit have it too.
+
+    Args:
+        argv: Arguments without the command's name; by default those of the process.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        SystemExit: After `--help` and `--version`, and with code 2 after a usage error.
+        BaseException: Whatever ends the program that `run` runs.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = _parser()
+    given, program = arguments, None
+    name = arguments[0] if arguments else ""
+    if name in COMMANDS and COMMANDS[name].usage:
+        given, program = _split(arguments, COMMANDS[name])
+    options = parser.parse_args(given)
+    command = COMMANDS[options.command]
+    if command.usage and program is None:
+        options.parser.error("a program is missing: give script.py, -m module, -c code or -")
+    return command.execute(options, program)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="torchdevice",
+        description="Run PyTorch code written for one accelerator, unmodified, on another.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"torchdevice {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, command in COMMANDS.items():
+        sub = commands.add_parser(
+            name,
+            help=command.help,
+            description=command.help,
+            epilog=command.epilog or None,
+            usage=f"torchdevice {name} [options] {command.usage}".rstrip(),
+            allow_abbrev=False,
+        )
+        sub.set_defaults(parser=sub)
+        for option in command.options:
+            sub.add_argument(option.name, **option.told)
+    return parser
+
+
+def _split(arguments: Sequence[str], command: Command) -> tuple[list[str], Program | None]:
+    """Cut a command line where the program begins.
+
+    argparse has no way to say "everything after this belongs to another program": its REMAINDER
+    takes options out of the program's arguments.
+
+    Args:
+        arguments: The command line, the command's name first.
+        command: Whose options come before the program.
+
+    Returns:
+        The arguments for argparse, and the program, if there is one.
+    """
+    with_value = {option.name for option in command.options if option.takes_value}
+    position = 1
+    while position < len(arguments):
+        argument = arguments[position]
+        if argument == "--" or not argument.startswith("-") or argument[:2] in _PROGRAM_KINDS:
+            break
+        position += 2 if argument in with_value else 1
+    given, rest = list(arguments[:position]), list(arguments[position:])
+    if rest[:1] == ["--"]:
+        rest = rest[1:]
+    return given, _program(rest)
+
+
+def _program(rest: list[str]) -> Program | None:
+    """Read what `python` would be given: `script`, `-m module`, `-c code` or `-`."""
+    if not rest:
+        return None
+    first, *others = rest
+    kind = _PROGRAM_KINDS.get(first[:2])
+    if kind is None:
+        return Program("script", first, tuple(others))
+    if kind == "stdin":
+        return Program(kind, first, tuple(others))
+    # The name may be joined to the option: `-mtimeit`.
+    joined = [first[2:], *others] if first[2:] else others
+    return Program(kind, joined[0], tuple(joined[1:])) if joined else None
+
+
+# --- commands --------------------------------------------------------------------------------
+
+
+def _settings_given(options: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in ENVIRONMENT if hasattr(options, name)}
+
+
+def _fail(code: int, sentence: object) -> int:
+    print(f"torchdevice: error: {sentence}", file=sys.stderr)
+    return code
+
+
+def _import_torch(options: argparse.Namespace) -> None:
+    """Import torch, and the simulated accelerator before torch is asked anything."""
+    import_module("torch")
+    if options.simulate is not None:
+        import_module(f"{__package__}.simulate").load(options.simulate)
+
+
+def _without_torch(error: ModuleNotFoundError) -> int:
+    if error.name != "torch":
+        raise error
+    return _fail(1, f"torch is not installed for {sys.executable}: install it with pip.")
+
+
+def _run(options: argparse.Namespace, program: Program | None) -> int:
+    assert program is not None
+    if options.log_level:
+        # Through the environment, so that child processes log alike.
+        os.environ["TORCHDEVICE_LOG_LEVEL"] = options.log_level
+    try:
+        settings = Settings.load(os.environ, **_settings_given(options))
+        start = prepare(program)
+        _import_torch(options)
+        _enable(settings, summary=not options.quiet)
+    except OSError as error:
+        problem = f"can't open file {error.filename!r}: [Errno {error.errno}] {error.strerror}"
+        print(f"torchdevice: {problem}", file=sys.stderr)
+        return 2
+    except TorchDeviceError as error:
+        return _fail(2, error)
+    except ModuleNotFoundError as error:
+        return _without_torch(error)
+    run(start)
+    return 0
+
+
+def _enable(settings: Settings, *, summary: bool) -> None:
+    from . import _session
+
+    context = _session.enable(settings)
+    if context is not None and summary:
+        # Registered before the program's own handlers, so it runs after them.
+        atexit.register(
+            _print_summary, str(context.target), sys.stderr, os.getpid(), str(Path.cwd())
+        )
+
+
+def _print_summary(target: str, stream: Any, process: int, folder: str) -> None:
+    # A forked child that ends by `sys.exit` comes here too.
+    if stream is None or os.getpid() != process:
+        return
+    from . import _session
+    from ._summary import render
+
+    with suppress(OSError, ValueError):  # closed by now
+        print(
+            render(_session.ledger.entries(), target=target, folder=folder),
+            file=stream,
+            flush=True,
+        )
+
+
+def _info(options: argparse.Namespace, program: Program | None) -> int:
+    try:
+        settings = Settings.load(os.environ, **_settings_given(options))
+        _import_torch(options)
+        from . import _info as info
+
+        facts = info.collect(settings, info.origins(os.environ, _settings_given(options)))
+    except TorchDeviceError as error:
+        return _fail(2, error)
+    except ModuleNotFoundError as error:
+        return _without_torch(error)
+    print(json.dumps(facts, indent=2) if options.json else info.render(facts))
+    return 0
+
+
+COMMANDS: dict[str, Command] = {
+    "run": Command(
+        "run a program as python does, its devices redirected",
+        _RUN,
+        _run,
+        usage="(script.py | -m module | -c code | -) [arguments]",
+        epilog="Everything after the program's name belongs to the program. For options of "
+        "python itself, run python OPTIONS -m torchdevice run.",
+    ),
+    "info": Command(
+        "show the machine, the target, and what each request for a device gets", _INFO, _info
+    ),
+}
