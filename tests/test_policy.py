@@ -53,7 +53,9 @@ def given_device(decision):
 
 
 @pytest.mark.parametrize("machine", ["mps", "cuda", "cpu"])
-@pytest.mark.parametrize("row", FORCE, ids=lambda row: repr(row[0]))
+@pytest.mark.parametrize(
+    "row", FORCE, ids=lambda row: "object" if type(row[0]) is object else repr(row[0])
+)
 def test_force_gives_what_the_table_says(row, machine):
     request, *columns = row
     expected = dict(zip(["mps", "cuda", "cpu"], columns, strict=True))[machine]
@@ -64,7 +66,9 @@ def test_force_gives_what_the_table_says(row, machine):
 
 
 @pytest.mark.parametrize("machine", ["mps", "cuda", "cpu"])
-@pytest.mark.parametrize("row", FORCE, ids=lambda row: repr(row[0]))
+@pytest.mark.parametrize(
+    "row", FORCE, ids=lambda row: "object" if type(row[0]) is object else repr(row[0])
+)
 def test_explicit_leaves_the_cpu_and_absent_devices_alone(row, machine):
     request, *columns = row
     left = isinstance(request, (str, torch.device, type(None))) and request in EXPLICIT_LEAVES

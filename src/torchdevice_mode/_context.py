@@ -6,8 +6,10 @@ cached by request, since a program names few devices and names them often.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import types
+import weakref
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +25,10 @@ from ._settings import Settings
 from ._spec import DeviceSpec, parse
 
 __all__ = ["Context", "Resolution"]
+
+
+_numbers = itertools.count()
+_by_number: weakref.WeakValueDictionary[int, Context] = weakref.WeakValueDictionary()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +62,9 @@ class Context:
         self.machine = machine
         self.settings = settings
         self.ledger = ledger
+        # Dynamo can hand a number, but no object, to a function that it runs while it traces.
+        self.number = next(_numbers)
+        _by_number[self.number] = self
         # Set by the session: the mode that carries this out, and how often it is entered.
         self.mode: Any = None
         self.open_in_child: Any = None
@@ -98,6 +107,8 @@ class Context:
         Returns:
             The device to put in the request's place; None to change nothing.
         """
+        if torch.compiler.is_compiling():
+            return _device_while_compiling(self.number, request)
         resolution = self.resolve(request)
         decision = resolution.decision
         if not decision.redirected:
@@ -121,8 +132,6 @@ class Context:
         frame: types.FrameType | None,
     ) -> None:
         """Count an event at the user's line, and log it there the first time."""
-        if torch.compiler.is_compiling():
-            return
         user = user_frame(frame)
         given = str(given)
         first = self.ledger.count(user, kind, asked, given, reason)
@@ -130,6 +139,15 @@ class Context:
             logger.info(
                 "%s:%d: %s -> %s (%s)", user.f_code.co_filename, user.f_lineno, asked, given, reason
             )
+
+
+@torch.compiler.assume_constant_result
+def _device_while_compiling(number: int, request: Any) -> torch.device | None:
+    """`Context.device_for` as Dynamo runs it: once, while it traces; the graph has the answer.
+
+    Who asks cannot be known then, so the user is assumed.
+    """
+    return _by_number[number].resolve(request).device
 
 
 def to_torch(spec: DeviceSpec) -> torch.device:

@@ -234,11 +234,14 @@ def _rewrite_requests(
     """
     from ._dispatch_mode import RedirectDispatchMode
 
+    # `nn.Module.to(0)` is read by `_parse_to`. It has no row, since Dynamo replaces it and then
+    # cannot compare it with other keys; what it reads reaches `Tensor.to`, which has one.
+    kinds = (torch.device, str, int) if func is torch._C._nn._parse_to else (torch.device, str)
     changed = False
 
     def rewritten(leaf: Any) -> Any:
         nonlocal changed
-        if not isinstance(leaf, (torch.device, str)) or not is_accelerator_request(leaf):
+        if not isinstance(leaf, kinds) or not is_accelerator_request(leaf):
             return leaf
         device = context.device_for(leaf, frame)
         if device is None:

@@ -6,15 +6,17 @@ plain. The modes look functions up in the one dictionary that is built from the 
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from ._caller import calling_frame
 from ._context import Context
 
-__all__ = ["Handler", "Rule", "build", "resolve_path"]
+__all__ = ["Handler", "Rule", "build", "caller", "replacement", "resolve_path"]
 
 Handler = Callable[[Context, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 """Called as `handler(context, func, args, kwargs)` in place of `func(*args, **kwargs)`."""
@@ -80,3 +82,30 @@ def build(rules: Iterable[Rule]) -> dict[Any, Handler]:
                 raise ValueError(f"two rules claim {name}")
             table[function] = rule.handler
     return table
+
+
+def caller(depth: int) -> types.FrameType | None:
+    """The frame that called torch, seen from a handler; None while Dynamo traces, which has none.
+
+    Args:
+        depth: 0 in a handler, 1 in a function that a handler calls, and so on.
+    """
+    return None if torch.compiler.is_compiling() else calling_frame(depth + 3)
+
+
+def replacement(context: Context, request: Any, depth: int = 0) -> torch.device | None:
+    """The device that replaces what a handler was given.
+
+    Args:
+        context: The redirection.
+        request: The request, in any form.
+        depth: As for `caller`.
+
+    Returns:
+        The device; None to hand the call to torch as it came, which is also right for what is
+        no device at all: torch has an error for that.
+    """
+    try:
+        return context.device_for(request, caller(depth + 1))
+    except TypeError:  # unhashable
+        return None

@@ -86,16 +86,18 @@ class Entry:
 
     def open(self) -> None:
         """Enter; nothing is left half entered where this raises."""
-        if self.context is not None:
-            _acquire()
-        _active.push(self.context)
-        self._before = replace_innermost(self.context.mode if self.context else None)
+        mode = None
         if self.context is not None:
             with _lock:
+                _acquire()
+                # Counted before the mode is used: who leaves last retires it.
                 self.context.alive += 1
-            if self.context.settings.dispatch == "always":
-                self._dispatch = RedirectDispatchMode(self.context)
-                self._dispatch.__enter__()
+                mode = self.context.mode
+        _active.push(self.context)
+        self._before = replace_innermost(mode)
+        if self.context is not None and self.context.settings.dispatch == "always":
+            self._dispatch = RedirectDispatchMode(self.context)
+            self._dispatch.__enter__()
 
     def close(self) -> None:
         """Leave, also after an exception, and put torch back if nobody else redirects."""

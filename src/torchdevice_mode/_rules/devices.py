@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
-from .._caller import asked_by_torch, calling_frame
+from .._caller import asked_by_torch
 from .._context import Context
-from .._registry import Rule
+from .._registry import Rule, caller, replacement
 from .._spec import NOT_A_DEVICE, parse
 
 __all__ = ["ROWS"]
@@ -29,10 +27,7 @@ def construct_device(
             return func(*args, **kwargs)
     if request is None:
         return func(*args, **kwargs)
-    try:
-        device = context.device_for(request, calling_frame(2))
-    except TypeError:  # unhashable: no device in any form
-        device = None
+    device = replacement(context, request)
     if device is None:
         return func(*args, **kwargs)
     # Already a device: called anew so that modes below ours, and Dynamo, see the construction.
@@ -44,9 +39,8 @@ def answer_is_cuda(
 ) -> Any:
     """`x.is_cuda`: true for user code where CUDA requests go, so that assertions hold."""
     answer = func(*args, **kwargs)
-    if answer or torch.compiler.is_compiling():
-        return answer
-    if asked_by_torch(calling_frame(2), absent=False):
+    frame = caller(0)
+    if answer or frame is None or asked_by_torch(frame, absent=False):
         return answer
     return bool(args[0].device.type == context.cuda_type.type)
 
@@ -56,9 +50,8 @@ def answer_get_device(
 ) -> Any:
     """`x.get_device()`: an index that can be asked for again; plain torch gives -1 on the CPU."""
     answer = func(*args, **kwargs)
-    if answer >= 0 or torch.compiler.is_compiling():
-        return answer
-    if asked_by_torch(calling_frame(2), absent=False):
+    frame = caller(0)
+    if answer >= 0 or frame is None or asked_by_torch(frame, absent=False):
         return answer
     return 0 if args[0].device.type == context.cuda_type.type else answer
 

@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch.utils import _device
 
-from .._caller import calling_frame
 from .._context import Context
-from .._registry import Rule
+from .._registry import Rule, replacement
 
 __all__ = ["ROWS"]
 
@@ -33,10 +32,13 @@ def make(
             # `with torch.device(x)` sits below every other mode and fills the device in; what
             # it holds went through the policy when it was made.
             return func(*args, **kwargs)
-    device = _device_for(context, request)
+    device = replacement(context, request)
     if device is None:
         return func(*args, **kwargs)
-    return func(*args, **{**kwargs, "device": _not_pinned(kwargs, device)})
+    if kwargs.get("pin_memory") and device.type != "cpu":
+        # Only CPU memory can be pinned: the program asked for it before it was sent elsewhere.
+        return func(*args, **{**kwargs, "device": device, "pin_memory": False})
+    return func(*args, **{**kwargs, "device": device})
 
 
 def make_from_data(
@@ -48,7 +50,7 @@ def make_from_data(
         return func(*args, **kwargs)
     device = None
     if kwargs.get("device") is not None or _device.CURRENT_DEVICE is None:
-        device = _device_for(context, kwargs.get("device"))
+        device = replacement(context, kwargs.get("device"))
     return func(*args, **kwargs) if device is None else func(*args, **{**kwargs, "device": device})
 
 
@@ -59,7 +61,7 @@ def make_like(
     request = kwargs.get("device")
     if request is None:
         return func(*args, **kwargs)
-    device = _device_for(context, request)
+    device = replacement(context, request)
     return func(*args, **kwargs) if device is None else func(*args, **{**kwargs, "device": device})
 
 
@@ -68,25 +70,14 @@ def make_normal(
 ) -> Any:
     """`torch.normal`: a factory only where it is given a size."""
     sized = "size" in kwargs or len(args) > 2
-    handler = make if sized else make_like
-    return handler(context, func, args, kwargs)
-
-
-def _device_for(context: Context, request: Any) -> torch.device | None:
-    """The device to put in; None, too, for what torch refuses with an error of its own."""
-    if torch.compiler.is_compiling():
-        return context.device_for(request, None)
-    try:
-        return context.device_for(request, calling_frame(3))
-    except TypeError:  # unhashable, so no device in any form
-        return None
-
-
-def _not_pinned(kwargs: dict[str, Any], device: torch.device) -> torch.device:
-    """Only CPU memory can be pinned, and pinning is for CUDA: elsewhere it means nothing."""
-    if kwargs.get("pin_memory") and device.type != "cpu":
-        kwargs["pin_memory"] = False
-    return device
+    named = kwargs.get("device") is not None
+    if not sized or (not named and _device.CURRENT_DEVICE is not None):
+        return func(*args, **kwargs)
+    generator = kwargs.get("generator")
+    if generator is not None and not named:
+        return func(*args, **{**kwargs, "device": generator.device})
+    device = replacement(context, kwargs.get("device"))
+    return func(*args, **kwargs) if device is None else func(*args, **{**kwargs, "device": device})
 
 
 def _torch_constructors() -> Iterable[str]:
@@ -118,6 +109,8 @@ ROWS: tuple[Rule, ...] = (
             "torch.from_file",
             "torch.vander",
             "torch.sparse.spdiags",
+            "torch._empty_affine_quantized",
+            "torch._empty_per_channel_affine_quantized",
         ),
         make_like,
         "they take a device that torch's list leaves out, and stay on the CPU without one",

@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 
-from .._caller import calling_frame
 from .._context import Context
-from .._registry import Rule
+from .._registry import Rule, replacement
 
 __all__ = ["ROWS"]
 
@@ -17,50 +16,35 @@ __all__ = ["ROWS"]
 def move_to(
     context: Context, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
-    """`Tensor.to` in all its forms, and `_parse_to`, which `nn.Module.to` reads them with.
+    """`Tensor.to` in all its forms; `nn.Module.to` comes here too, tensor by tensor.
 
-    The device is the keyword, or the first argument after the tensor if it is no dtype and no
-    tensor.
+    The device is the keyword, or the first argument if that is no dtype and no tensor.
     """
-    first = 1 if func is torch.Tensor.to else 0
     by_keyword = "device" in kwargs
-    request = kwargs.get("device")
-    if not by_keyword and len(args) > first:
-        request = args[first]
+    request = kwargs["device"] if by_keyword else args[1] if len(args) > 1 else None
+    args, kwargs = _blocking(context, args, kwargs)
     if request is None or isinstance(request, (torch.dtype, torch.Tensor)):
-        return func(*args, **_blocking(context, kwargs, args, first))
-    frame = None if torch.compiler.is_compiling() else calling_frame(2)
-    try:
-        device = context.device_for(request, frame)
-    except TypeError:  # unhashable, so no device in any form
-        device = None
+        return func(*args, **kwargs)
+    device = replacement(context, request)
     if device is None:
-        device = request
+        return func(*args, **kwargs)
     if by_keyword:
-        return func(*args, **_blocking(context, {**kwargs, "device": device}, args, first))
-    args = (*args[:first], device, *args[first + 1 :])
-    args, kwargs = _blocking_arguments(context, args, kwargs, first)
-    return func(*args, **kwargs)
+        return func(*args, **{**kwargs, "device": device})
+    return func(args[0], device, *args[2:], **kwargs)
 
 
 def _blocking(
-    context: Context, kwargs: dict[str, Any], args: tuple[Any, ...], first: int
-) -> dict[str, Any]:
-    return _blocking_arguments(context, args, kwargs, first)[1]
-
-
-def _blocking_arguments(
-    context: Context, args: tuple[Any, ...], kwargs: dict[str, Any], first: int
+    context: Context, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Without `non_blocking` where the target is MPS: asynchronous copies corrupt data there
     (pytorch issues 139550 and 189690)."""
     if context.target.type != "mps":
         return args, kwargs
-    if kwargs.get("non_blocking") and first:
+    if kwargs.get("non_blocking"):
         kwargs = {**kwargs, "non_blocking": False}
-    position = first + 2
-    # `x.to(device, dtype, non_blocking)`; `x.to(other, non_blocking)` holds it one place before.
-    if len(args) > position and args[position] is True and first:
+    # `x.to(device, dtype, non_blocking)`, but `x.to(dtype, non_blocking)`.
+    position = 3 if len(args) > 2 and not isinstance(args[2], bool) else 2
+    if len(args) > position and args[position] is True:
         args = (*args[:position], False, *args[position + 1 :])
     return args, kwargs
 
@@ -84,11 +68,7 @@ def move_to_named(device_type: str) -> Callable[..., Any]:
             request = f"{device_type}:{index}"
         elif index is not None:
             request = index
-        frame = None if torch.compiler.is_compiling() else calling_frame(2)
-        try:
-            device = context.device_for(request, frame)
-        except TypeError:  # unhashable, so no device in any form
-            device = None
+        device = replacement(context, request)
         if device is None or not set(kwargs) <= _MOVE_KEYWORDS:
             return func(*args, **kwargs)
         memory_format = kwargs.get("memory_format", torch.preserve_format)
@@ -131,7 +111,7 @@ def change_type(
         return func(*args, **kwargs)
     _, device_type, class_name = name.split(".")
     dtype = _DTYPES.get(class_name)
-    device = context.device_for(device_type, calling_frame(2)) if dtype is not None else None
+    device = replacement(context, device_type) if dtype is not None else None
     if device is None:
         return func(*args, **kwargs)
     return torch.Tensor.to(args[0], device, dtype)
@@ -146,6 +126,13 @@ def pin(
     return args[0]
 
 
+def ask_pinned(
+    context: Context, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """`x.is_pinned("cuda")`: asked of no device where CUDA is not the target."""
+    return func(*args, **kwargs) if context.target.type == "cuda" else func(args[0])
+
+
 def copy_into(
     context: Context, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
@@ -158,7 +145,7 @@ def copy_into(
 
 
 ROWS: tuple[Rule, ...] = (
-    Rule(("torch.Tensor.to", "torch._C._nn._parse_to"), move_to, "the device may be positional"),
+    Rule(("torch.Tensor.to",), move_to, "the device may be positional"),
     Rule(("torch.Tensor.cuda",), move_to_named("cuda"), "the device is in the method's name"),
     Rule(("torch.Tensor.cpu",), move_to_named("cpu"), "the device is in the method's name"),
     Rule(("torch.Tensor.xpu",), move_to_named("xpu"), "the device is in the method's name"),
@@ -167,5 +154,6 @@ ROWS: tuple[Rule, ...] = (
     Rule(("torch.Tensor.ipu",), move_to_named("ipu"), "the device is in the method's name"),
     Rule(("torch.Tensor.type",), change_type, "a device can be in the type's name"),
     Rule(("torch.Tensor.pin_memory",), pin, "pinned memory is for CUDA"),
+    Rule(("torch.Tensor.is_pinned",), ask_pinned, "pinned memory is for CUDA"),
     Rule(("torch.Tensor.copy_",), copy_into, "asynchronous copies corrupt data on MPS"),
 )

@@ -6,11 +6,13 @@ Every module here exports `PATCHES`; this is the table of all changes to torch.
 from __future__ import annotations
 
 from .._patches import Hook, Patch
-from . import autograd, dataloader, generic, script, serialization, threads
+from . import amp, autograd, cuda, dataloader, generic, script, serialization, threads
 
 __all__ = ["ALL_PATCHES"]
 
 ALL_PATCHES: tuple[Patch | Hook, ...] = (
+    *cuda.PATCHES,
+    *amp.PATCHES,
     *generic.PATCHES,
     *autograd.PATCHES,
     *dataloader.PATCHES,

@@ -1,16 +1,20 @@
-"""`torch.Generator`: a C++ class that takes a device and that no mode sees.
+"""What takes a device and is no torch function: `torch.Generator`, and some Python functions.
 
-It is replaced by a subclass whose constructor asks the policy and then makes a plain
-generator. Its metaclass answers `isinstance` and `issubclass` for the original, so generators
-made in C++, or before redirection, are instances of it too.
+`torch.Generator` is replaced by a subclass whose constructor asks the policy and then makes a
+plain generator. Its metaclass answers `isinstance` and `issubclass` for the original, so
+generators made in C++, or before redirection, are instances of it too.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nested
 
 from .._active import current
 from .._caller import asked_by_torch
@@ -62,6 +66,57 @@ def _generator_device(request: Any) -> Any:
     return request if device is None else device
 
 
+def _through_policy(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function whose `device` argument goes through the policy."""
+    position = list(inspect.signature(function).parameters).index("device")
+
+    @functools.wraps(function)
+    def answer(*args: Any, **kwargs: Any) -> Any:
+        context = current()
+        request = args[position] if len(args) > position else kwargs.get("device")
+        if context is None or request is None:
+            return function(*args, **kwargs)
+        device = context.device_for(request, sys._getframe(1))
+        if device is None:
+            return function(*args, **kwargs)
+        if len(args) > position:
+            return function(*args[:position], device, *args[position + 1 :], **kwargs)
+        return function(*args, **{**kwargs, "device": device})
+
+    return answer
+
+
+# Module and name of functions that torch writes in Python without an override for modes.
+_PYTHON_FUNCTIONS = (
+    ("torch.nested", "nested_tensor"),
+    ("torch.nested", "as_nested_tensor"),
+    ("torch.nested", "nested_tensor_from_jagged"),
+    ("torch", "from_dlpack"),
+    ("torch.accelerator", "synchronize"),
+    ("torch.accelerator", "current_stream"),
+    ("torch.accelerator", "set_device_index"),
+    ("torch.accelerator", "set_device_idx"),
+)
+
+
+def _python_function_patches() -> tuple[Patch, ...]:
+    patches = []
+    for module_name, name in _PYTHON_FUNCTIONS:
+        module = sys.modules.get(module_name)
+        function = getattr(module, name, None)
+        if function is None or "device" not in inspect.signature(function).parameters:
+            continue  # another version of torch
+        patches.append(
+            Patch(
+                lambda module=module: module,  # type: ignore[misc]
+                name,
+                _through_policy,
+                "written in Python without `__torch_function__`, so no mode sees the call",
+            )
+        )
+    return tuple(patches)
+
+
 PATCHES: tuple[Patch, ...] = (
     Patch(
         lambda: torch,
@@ -69,4 +124,5 @@ PATCHES: tuple[Patch, ...] = (
         lambda original: Generator,
         "a C++ class: its constructor parses the device before any mode could see it",
     ),
+    *_python_function_patches(),
 )

@@ -19,7 +19,7 @@ import torch
 from ..._log import user_frame
 from ._figures import figures
 from ._index import COUNT, checked_index, exchange, index_of
-from ._surface import StandIn, Trace, emulated, mapped, native, plain, redirection, target
+from ._surface import Trace, emulated, mapped, native, plain, redirection, target
 
 __all__ = ["CudaDeviceProperties", "synchronize_target"]
 
@@ -91,7 +91,7 @@ native("CudaError", "DeferredCudaCallError", "cudaStatus", reason="definitions")
 # --- the current device -------------------------------------------------------------------------
 
 
-@emulated("set_device", "there is one device, so only its index is checked")
+@emulated("set_device", "there is one device, so only its index is checked", trace=_CONSTANT)
 def set_device(device: Any) -> None:
     exchange(index_of(device, optional=False))
 
@@ -113,10 +113,8 @@ _PlainDeviceOf = plain("device_of")
 
 
 @emulated("device", "there is one device, so only its index is checked")
-class device(metaclass=StandIn):  # noqa: N801 - torch's name
+class device:  # noqa: N801 - torch's name
     """Context manager that selects a device."""
-
-    _original = _PlainDevice
 
     def __new__(cls, device: Any) -> Any:
         if redirection() is None and cls.__module__ == "torch.cuda":
@@ -137,8 +135,6 @@ class device(metaclass=StandIn):  # noqa: N801 - torch's name
 @emulated("device_of", "there is one device, so only its index is checked")
 class device_of(device):  # noqa: N801 - torch's name
     """Context manager that selects the device of a tensor or storage."""
-
-    _original = _PlainDeviceOf
 
     def __new__(cls, obj: Any) -> Any:
         if redirection() is None and cls.__module__ == "torch.cuda":

@@ -13,9 +13,11 @@ import torch
 
 from ._figures import Figures, figures
 from ._index import COUNT, checked_index, index_of, invalid_ordinal
-from ._surface import emulated, mapped, plain, stubbed, target, unsupported
+from ._surface import Trace, emulated, mapped, plain, stubbed, target, unsupported
 
 __all__: list[str] = []
+
+_BREAK = Trace.BREAK
 
 
 def _figures(device: Any) -> Figures:
@@ -24,37 +26,39 @@ def _figures(device: Any) -> Figures:
     return figures(target().type)
 
 
-@mapped("memory_allocated", "the target's figure; on the CPU what malloc has handed out")
+@mapped(
+    "memory_allocated", "the target's figure; on the CPU what malloc has handed out", trace=_BREAK
+)
 def memory_allocated(device: Any = None) -> int:
     return _figures(device).sample()[0]
 
 
-@mapped("memory_reserved", "the target's figure; on the CPU what the process holds")
+@mapped("memory_reserved", "the target's figure; on the CPU what the process holds", trace=_BREAK)
 def memory_reserved(device: Any = None) -> int:
     return _figures(device).sample()[1]
 
 
-@mapped("max_memory_allocated", "the target's peak, else the highest seen")
+@mapped("max_memory_allocated", "the target's peak, else the highest seen", trace=_BREAK)
 def max_memory_allocated(device: Any = None) -> int:
     return _figures(device).peaks()[0]
 
 
-@mapped("max_memory_reserved", "the target's peak, else the highest seen")
+@mapped("max_memory_reserved", "the target's peak, else the highest seen", trace=_BREAK)
 def max_memory_reserved(device: Any = None) -> int:
     return _figures(device).peaks()[1]
 
 
-@mapped("memory_cached", "the old name of memory_reserved")
+@mapped("memory_cached", "the old name of memory_reserved", trace=_BREAK)
 def memory_cached(device: Any = None) -> int:
     return memory_reserved(device)
 
 
-@mapped("max_memory_cached", "the old name of max_memory_reserved")
+@mapped("max_memory_cached", "the old name of max_memory_reserved", trace=_BREAK)
 def max_memory_cached(device: Any = None) -> int:
     return max_memory_reserved(device)
 
 
-@mapped("reset_peak_memory_stats", "begins a new period for the peaks")
+@mapped("reset_peak_memory_stats", "begins a new period for the peaks", trace=_BREAK)
 def reset_peak_memory_stats(device: Any = None) -> None:
     _figures(device).reset_peaks()
 
@@ -69,27 +73,31 @@ def _reset_all_peaks(name: str, device: Any) -> None:
     reset_peak_memory_stats(device)
 
 
-@mapped("reset_max_memory_allocated", "the old name of reset_peak_memory_stats")
+@mapped("reset_max_memory_allocated", "the old name of reset_peak_memory_stats", trace=_BREAK)
 def reset_max_memory_allocated(device: Any = None) -> None:
     _reset_all_peaks("reset_max_memory_allocated", device)
 
 
-@mapped("reset_max_memory_cached", "the old name of reset_peak_memory_stats")
+@mapped("reset_max_memory_cached", "the old name of reset_peak_memory_stats", trace=_BREAK)
 def reset_max_memory_cached(device: Any = None) -> None:
     _reset_all_peaks("reset_max_memory_cached", device)
 
 
-@emulated("reset_accumulated_memory_stats", "the target accumulates nothing that could be reset")
+@emulated(
+    "reset_accumulated_memory_stats",
+    "the target accumulates nothing that could be reset",
+    trace=_BREAK,
+)
 def reset_accumulated_memory_stats(device: Any = None) -> None:
     _figures(device).sample()
 
 
-@mapped("empty_cache", "the target gives unused memory back to the system")
+@mapped("empty_cache", "the target gives unused memory back to the system", trace=_BREAK)
 def empty_cache() -> None:
     _figures(None).release()
 
 
-@mapped("mem_get_info", "free and total memory of the target")
+@mapped("mem_get_info", "free and total memory of the target", trace=_BREAK)
 def mem_get_info(device: Any = None) -> tuple[int, int]:
     held = _figures(device)
     return held.free(), held.total()
@@ -122,7 +130,9 @@ _METRICS = ("current", "peak", "allocated", "freed")
 _BYTES_IN_USE = ("active_bytes", "allocated_bytes", "requested_bytes")
 
 
-@emulated("memory_stats", "CUDA's keys; 0 where the target counts nothing of the kind")
+@emulated(
+    "memory_stats", "CUDA's keys; 0 where the target counts nothing of the kind", trace=_BREAK
+)
 def memory_stats(device: Any = None) -> dict[str, Any]:
     held = _figures(device)
     stats: dict[str, Any] = dict.fromkeys(_COUNTERS, 0)
@@ -153,7 +163,7 @@ def _fill(stats: dict[str, Any], name: str, current: int, peak: int) -> None:
         stats[f"{name}.{pool}.freed"] = stats[f"{name}.{pool}.allocated"] - current
 
 
-@emulated("memory_stats_as_nested_dict", "as memory_stats")
+@emulated("memory_stats_as_nested_dict", "as memory_stats", trace=_BREAK)
 def memory_stats_as_nested_dict(device: Any = None) -> dict[str, Any]:
     nested: dict[str, Any] = {}
     for key, value in memory_stats(device).items():
@@ -181,17 +191,17 @@ _plain_summary = _with_globals(
 )
 
 
-@emulated("memory_summary", "torch's own layout over the emulated statistics")
+@emulated("memory_summary", "torch's own layout over the emulated statistics", trace=_BREAK)
 def memory_summary(device: Any = None, abbreviated: bool = False) -> str:
     return str(_plain_summary(device, abbreviated))
 
 
-@emulated("memory_snapshot", "the target lists no segments")
+@emulated("memory_snapshot", "the target lists no segments", trace=_BREAK)
 def memory_snapshot(mempool_id: Any = None, include_traces: bool = True) -> list[dict[str, Any]]:
     return []
 
 
-@emulated("list_gpu_processes", "this process is the one that is known")
+@emulated("list_gpu_processes", "this process is the one that is known", trace=_BREAK)
 def list_gpu_processes(device: Any = None) -> str:
     import os
 
@@ -204,7 +214,7 @@ def list_gpu_processes(device: Any = None) -> str:
 _HOST_STATS = ("active_bytes", "active_requests", "allocated_bytes", "allocations")
 
 
-@emulated("host_memory_stats", "nothing is pinned, so all is 0")
+@emulated("host_memory_stats", "nothing is pinned, so all is 0", trace=_BREAK)
 def host_memory_stats() -> dict[str, Any]:
     stats = {f"{name}.{metric}": 0 for name in _HOST_STATS for metric in _METRICS}
     for timer in ("host_alloc_time", "host_free_time"):
@@ -228,7 +238,7 @@ def reset_peak_host_memory_stats() -> None:
 _fraction = 1.0
 
 
-@mapped("set_per_process_memory_fraction", "set on the target where it has a limit")
+@mapped("set_per_process_memory_fraction", "set on the target where it has a limit", trace=_BREAK)
 def set_per_process_memory_fraction(fraction: float, device: Any = None) -> None:
     global _fraction
     _figures(device)
@@ -242,13 +252,13 @@ def set_per_process_memory_fraction(fraction: float, device: Any = None) -> None
     _fraction = fraction
 
 
-@mapped("get_per_process_memory_fraction", "what was set")
+@mapped("get_per_process_memory_fraction", "what was set", trace=_BREAK)
 def get_per_process_memory_fraction(device: Any = None) -> float:
     _figures(device)
     return _fraction
 
 
-@emulated("get_allocator_backend", "CUDA's default name; programs compare it")
+@emulated("get_allocator_backend", "CUDA's default name; programs compare it", trace=_BREAK)
 def get_allocator_backend() -> str:
     return "native"
 
@@ -258,7 +268,7 @@ def caching_allocator_enable(value: bool = True) -> None:
     return None
 
 
-@emulated("caching_allocator_disabled", "the target's allocator has no such switch")
+@emulated("caching_allocator_disabled", "the target's allocator has no such switch", trace=_BREAK)
 @contextmanager
 def caching_allocator_disabled() -> Iterator[None]:
     yield
@@ -274,13 +284,13 @@ def _set_allocator_settings(env: str) -> None:
     return None
 
 
-@emulated("_use_uvm", "nothing is managed by the CUDA driver")
+@emulated("_use_uvm", "nothing is managed by the CUDA driver", trace=_BREAK)
 @contextmanager
 def _use_uvm(device: Any = None) -> Iterator[None]:
     yield
 
 
-@emulated("use_mem_pool", "allocations stay in the target's one pool")
+@emulated("use_mem_pool", "allocations stay in the target's one pool", trace=_BREAK)
 @contextmanager
 def use_mem_pool(pool: Any, device: Any = None) -> Iterator[None]:
     yield

@@ -9,9 +9,11 @@ import torch
 
 from ..._log import warn_once
 from ._index import checked_index, index_of
-from ._surface import mapped, target
+from ._surface import Trace, mapped, target
 
 __all__ = ["generator"]
+
+_BREAK = Trace.BREAK
 
 
 def generator() -> torch.Generator:
@@ -25,54 +27,58 @@ def generator() -> torch.Generator:
     return found
 
 
-@mapped("_get_generator", "the target's generator")
+@mapped("_get_generator", "the target's generator", trace=_BREAK)
 def _get_generator(device: torch.device) -> torch.Generator:
     return generator()
 
 
-@mapped("manual_seed", "seeds the target's generator")
+@mapped("manual_seed", "seeds the target's generator", trace=_BREAK)
 def manual_seed(seed: int) -> None:
     generator().manual_seed(int(seed))
 
 
-@mapped("manual_seed_all", "seeds the target's generator")
+@mapped("manual_seed_all", "seeds the target's generator", trace=_BREAK)
 def manual_seed_all(seed: int) -> None:
     generator().manual_seed(int(seed))
 
 
-@mapped("seed", "seeds the target's generator")
+@mapped("seed", "seeds the target's generator", trace=_BREAK)
 def seed() -> None:
     generator().seed()
 
 
-@mapped("seed_all", "seeds the target's generator")
+@mapped("seed_all", "seeds the target's generator", trace=_BREAK)
 def seed_all() -> None:
     generator().seed()
 
 
-@mapped("initial_seed", "asked of the target's generator")
+@mapped("initial_seed", "asked of the target's generator", trace=_BREAK)
 def initial_seed() -> int:
     return generator().initial_seed()
 
 
-@mapped("get_rng_state", "the target's generator")
+@mapped("get_rng_state", "the target's generator", trace=_BREAK)
 def get_rng_state(device: Any = "cuda") -> torch.Tensor:
     checked_index(device)
     return generator().get_state()
 
 
-@mapped("get_rng_state_all", "the target's generator")
+@mapped("get_rng_state_all", "the target's generator", trace=_BREAK)
 def get_rng_state_all() -> list[torch.Tensor]:
     return [generator().get_state()]
 
 
-@mapped("set_rng_state", "the target's generator")
+@mapped("set_rng_state", "the target's generator", trace=_BREAK)
 def set_rng_state(new_state: torch.Tensor, device: Any = "cuda") -> None:
     checked_index(device)
     _set_state(new_state)
 
 
-@mapped("set_rng_state_all", "the target's generator; states of further devices are dropped")
+@mapped(
+    "set_rng_state_all",
+    "the target's generator; states of further devices are dropped",
+    trace=_BREAK,
+)
 def set_rng_state_all(new_states: Iterable[torch.Tensor]) -> None:
     for index, state in enumerate(new_states):
         if index == 0:
@@ -101,7 +107,7 @@ def _set_state(state: torch.Tensor) -> None:
     into.manual_seed(seed)
 
 
-@mapped("_get_rng_state_offset", "the target's generator, where it has an offset")
+@mapped("_get_rng_state_offset", "the target's generator, where it has an offset", trace=_BREAK)
 def _get_rng_state_offset(device: Any = "cuda") -> int:
     index_of(device)
     return _offset()
@@ -114,7 +120,7 @@ def _offset() -> int:
         return 0
 
 
-@mapped("_set_rng_state_offset", "the target's generator, where it has an offset")
+@mapped("_set_rng_state_offset", "the target's generator, where it has an offset", trace=_BREAK)
 def _set_rng_state_offset(offset: int, device: Any = "cuda") -> None:
     index_of(device)
     if offset != _offset():

@@ -17,7 +17,7 @@ import torch
 
 from ._device import synchronize_target
 from ._index import index_of
-from ._surface import StandIn, emulated, plain, redirection, target, unsupported
+from ._surface import StandIn, Trace, emulated, end_graph, plain, redirection, target, unsupported
 
 __all__ = ["Event", "Stream"]
 
@@ -46,12 +46,8 @@ def _device_type_number(device: torch.device) -> int:
     return int(getattr(torch._C._autograd.DeviceType, device.type.upper()))
 
 
-class _StreamType(StandIn, type(torch.Stream)):  # type: ignore[misc]
-    """Metaclass: CUDA's own streams are streams too."""
-
-
 @emulated("Stream", "a name for the target's one queue")
-class Stream(torch.Stream, metaclass=_StreamType):
+class Stream(torch.Stream, metaclass=StandIn):
     """`torch.cuda.Stream` where all work runs in the order in which it was given."""
 
     _original = _PlainStream
@@ -61,6 +57,7 @@ class Stream(torch.Stream, metaclass=_StreamType):
     def __new__(cls, device: Any = None, priority: int = 0, **kwargs: Any) -> Any:
         if redirection() is None:
             return _PlainStream(device, priority, **kwargs)
+        end_graph("torch.cuda.Stream")
         if not isinstance(priority, int):
             raise TypeError(f"an integer is required (got type {type(priority).__name__})")
         if device is not None:
@@ -152,6 +149,7 @@ class Stream(torch.Stream, metaclass=_StreamType):
         return self.stream_id == other.stream_id and self.device_type == other.device_type
 
     def __ne__(self, other: object) -> bool:
+        end_graph("torch.cuda.Stream")
         return not self == other
 
     def __hash__(self) -> int:
@@ -182,7 +180,7 @@ class ExternalStream(Stream):
 
 
 @emulated("Event", "reads the clock after waiting for the target; its own events can hang")
-class Event(torch.Event, metaclass=_StreamType):
+class Event(torch.Event, metaclass=StandIn):
     """`torch.cuda.Event` that measures real time and never hangs."""
 
     _original = _PlainEvent
@@ -201,6 +199,7 @@ class Event(torch.Event, metaclass=_StreamType):
     ) -> Any:
         if redirection() is None:
             return _PlainEvent(enable_timing, blocking, interprocess, external)
+        end_graph("torch.cuda.Event")
         # torch's part of the object does nothing; the CPU is a device that every torch has.
         self = torch.Event.__new__(cls, "cpu")
         self._timing = bool(enable_timing)
@@ -286,6 +285,16 @@ class Event(torch.Event, metaclass=_StreamType):
     def _as_parameter_(self) -> ctypes.c_void_p:
         return ctypes.c_void_p(self.cuda_event)
 
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __ne__(self, other: object) -> bool:
+        end_graph("torch.cuda.Event")
+        return self is not other
+
+    def __hash__(self) -> int:
+        return id(self)
+
     def __repr__(self) -> str:
         if self.cuda_event:
             return f"<torch.cuda.Event {self.cuda_event:#x}>"
@@ -293,10 +302,8 @@ class Event(torch.Event, metaclass=_StreamType):
 
 
 @emulated("StreamContext", "the stream is current in the block, and nothing else changes")
-class StreamContext(metaclass=StandIn):
+class StreamContext:
     """Context manager that selects a stream."""
-
-    _original = _PlainStreamContext
 
     def __new__(cls, stream: Any) -> Any:
         if redirection() is None:
@@ -322,37 +329,47 @@ for _class in (Stream, ExternalStream, Event):
 StreamContext.__module__ = "torch.cuda"
 
 
-@emulated("stream", "the stream is current in the block, and nothing else changes")
+@emulated(
+    "stream", "the stream is current in the block, and nothing else changes", trace=Trace.BREAK
+)
 def stream(stream: Any) -> StreamContext:
     return StreamContext(stream)
 
 
-@emulated("current_stream", "the stream selected in this thread")
+@emulated("current_stream", "the stream selected in this thread", trace=Trace.BREAK)
 def current_stream(device: Any = None) -> Stream:
     index_of(device)
     chosen = _selected.stream
     return chosen if chosen is not None else default_stream()
 
 
-@emulated("default_stream", "the target's one queue")
+@emulated("default_stream", "the target's one queue", trace=Trace.BREAK)
 def default_stream(device: Any = None) -> Stream:
     index_of(device)
     made: Stream = Stream._make(_DEFAULT_ID)
     return made
 
 
-@emulated("set_stream", "the stream is current in this thread, and nothing else changes")
+@emulated(
+    "set_stream",
+    "the stream is current in this thread, and nothing else changes",
+    trace=Trace.BREAK,
+)
 def set_stream(stream: Any) -> None:
     if stream is not None:
         _selected.stream = stream
 
 
-@emulated("_set_stream_by_id", "the stream is current in this thread, and nothing else changes")
+@emulated(
+    "_set_stream_by_id",
+    "the stream is current in this thread, and nothing else changes",
+    trace=Trace.BREAK,
+)
 def _set_stream_by_id(stream_id: int, device_index: int, device_type: int) -> None:
     _selected.stream = Stream._make(stream_id)
 
 
-@emulated("get_stream_from_external", "a name for the target's one queue")
+@emulated("get_stream_from_external", "a name for the target's one queue", trace=Trace.BREAK)
 def get_stream_from_external(data_ptr: int, device: Any = None) -> Stream:
     made: Stream = ExternalStream(data_ptr, device)
     return made

@@ -35,6 +35,7 @@ __all__ = [
     "Trace",
     "context",
     "emulated",
+    "end_graph",
     "mapped",
     "native",
     "plain",
@@ -70,6 +71,8 @@ class Trace(enum.Enum):
     """Traced like any Python function."""
     CONSTANT = "constant"
     """Called once while tracing; the result is a constant of the compiled code."""
+    BREAK = "break"
+    """Ends the graph, as torch's own does: the call is made each time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,10 +166,31 @@ def _falling_back(name: str, answer: Callable[..., Any], trace: Trace) -> Callab
             return original(*args, **kwargs)
         return answer(*args, **kwargs)
 
+    # What `assume_constant_result` and `disable` set, without importing Dynamo for it.
     if trace is Trace.CONSTANT:
-        # What `torch._dynamo.assume_constant_result` sets, without importing Dynamo for it.
         call._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    elif trace is Trace.BREAK:
+        call._torchdynamo_disable = True  # type: ignore[attr-defined]
+        call._torchdynamo_disable_msg = f"torch.cuda.{name} acts at run time"  # type: ignore[attr-defined]
     return call
+
+
+def end_graph(what: str) -> None:
+    """Let Dynamo end its graph, if it is Dynamo that called the function that calls this.
+
+    Dynamo knows streams, events and tensor types of CUDA by their classes, and makes code of
+    them that only CUDA can run.
+    """
+    caller = sys._getframe(2).f_globals.get("__name__") or ""
+    if caller.startswith("torch._dynamo"):
+        from torch._dynamo.exc import unimplemented
+
+        unimplemented(
+            gb_type="torch.cuda on another device",
+            context=what,
+            explanation=f"{what} is emulated by torchdevice and is not traced.",
+            hints=[],
+        )
 
 
 def mapped(name: str, reason: str, *, trace: Trace = Trace.INLINE) -> Callable[[_F], _F]:
@@ -181,7 +205,7 @@ def emulated(
     return _decorator(State.EMULATED, name, reason, computed=computed, trace=trace)
 
 
-def stubbed(name: str, reason: str, *, trace: Trace = Trace.INLINE) -> Callable[[_F], _F]:
+def stubbed(name: str, reason: str, *, trace: Trace = Trace.CONSTANT) -> Callable[[_F], _F]:
     """Decorate a harmless function that stands for a name; its calls are counted."""
 
     def decorate(answer: _F) -> _F:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ..._patches import Patch
-from ._surface import emulated, plain, redirection, target
+from ._surface import emulated, end_graph, plain, redirection, target
 
 __all__ = ["PATCHES"]
 
@@ -40,6 +40,10 @@ class _TensorType(type):
         if redirection() is None:
             return bool(instance.is_cuda)
         return instance.device.type == target().type
+
+    def __subclasscheck__(cls, subclass: type) -> bool:
+        end_graph(f"torch.cuda.{cls.__name__}")
+        return type.__subclasscheck__(cls, subclass)
 
     def __repr__(cls) -> str:
         return f"<class 'torch.cuda.{cls.__name__}'>"

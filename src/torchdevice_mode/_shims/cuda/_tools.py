@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ._surface import emulated, stubbed, unsupported
+from ._surface import Trace, emulated, stubbed, unsupported
 
 __all__: list[str] = []
 
@@ -85,7 +85,7 @@ def profile() -> Iterator[None]:
 # --- graphs -------------------------------------------------------------------------------------
 
 
-@emulated("is_current_stream_capturing", "no graph is ever being captured")
+@emulated("is_current_stream_capturing", "no graph is ever being captured", trace=Trace.CONSTANT)
 def is_current_stream_capturing() -> bool:
     return False
 

@@ -1,0 +1,256 @@
+"""Mixed precision: autocast and GradScaler for CUDA act on the target.
+
+Autocast is state of C++ by device type, and no mode sees it being set or asked. So what names a
+device type is replaced: the constructor of `torch.autocast`, its `__enter__` (an instance may
+have been made, as a decorator, before redirection began), and the functions that ask and set.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.amp.autocast_mode
+import torch.amp.grad_scaler
+
+from .._active import current
+from .._context import Context
+from .._log import warn_once
+from .._patches import Patch
+
+__all__ = ["PATCHES"]
+
+# What autocast can compute in, by device type; CUDA's autocast takes float32 as well, which on
+# these devices is what they do without autocast.
+_DTYPES: dict[str, tuple[torch.dtype, ...]] = {
+    "cpu": (torch.float16, torch.bfloat16),
+    "mps": (torch.float16, torch.bfloat16),
+}
+
+# Old spellings: subclasses that name the device type on the user's behalf.
+_SUBCLASSES = ("torch.cuda.amp.autocast_mode", "torch.cpu.amp.autocast_mode")
+
+# C++ functions of plain torch, taken before anything is replaced.
+_is_enabled = torch._C.is_autocast_enabled
+_set_enabled = torch._C.set_autocast_enabled
+_get_dtype = torch._C.get_autocast_dtype
+_set_dtype = torch._C.set_autocast_dtype
+
+
+def _redirected(device_type: Any, frame: types.FrameType | None) -> str | None:
+    """The device type to act on in place of the one named, or None to leave it."""
+    context = current()
+    if context is None or not isinstance(device_type, str):
+        return None
+    return _redirected_in(context, device_type, frame)
+
+
+def _redirected_in(context: Context, device_type: str, frame: types.FrameType | None) -> str | None:
+    # `device_for` names a device also where it changes nothing; autocast wants a bare type.
+    if device_type == context.target.type or ":" in device_type:
+        return None
+    device = context.device_for(device_type, frame)
+    return None if device is None or device.type == device_type else device.type
+
+
+def _caller() -> types.FrameType | None:
+    return None if torch.compiler.is_compiling() else sys._getframe(2)
+
+
+def _constant(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let Dynamo call the function while tracing, as it does with torch's: it guards the state."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+# --- torch.autocast -----------------------------------------------------------------------------
+
+
+def _usable_dtype(asked: str, device_type: str, dtype: torch.dtype) -> torch.dtype:
+    """The dtype asked for, or one that the target's autocast can compute in."""
+    usable = _DTYPES.get(device_type)
+    if usable is None or dtype in usable or dtype is torch.float32:
+        return dtype
+    warn_once(
+        "autocast-dtype",
+        f"autocast({asked!r}, dtype={dtype}) computes in {usable[0]}, because autocast on "
+        f"{device_type} does not support {dtype}: choose one of {', '.join(map(str, usable))}.",
+        key=(device_type, dtype),
+    )
+    return usable[0]
+
+
+def _autocast_init(original: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(original)
+    def __init__(  # noqa: N807 - it replaces one
+        self: Any,
+        device_type: str,
+        dtype: torch.dtype | None = None,
+        enabled: bool = True,
+        cache_enabled: bool | None = None,
+    ) -> None:
+        frame = _caller()
+        if frame is not None and frame.f_globals.get("__name__") in _SUBCLASSES:
+            frame = frame.f_back
+        given = _redirected(device_type, frame)
+        if given is None:
+            return original(self, device_type, dtype, enabled, cache_enabled)
+        # The default is CUDA's, not the target's: programs scale their loss for float16.
+        dtype = _usable_dtype(device_type, given, dtype or _get_dtype(device_type))
+        if dtype is torch.float32:
+            # Nothing to cast; the target's autocast would warn and do the same.
+            enabled, dtype = False, _get_dtype(given)
+        original(self, given, dtype, enabled, cache_enabled)
+        self._asked_device = device_type
+        return None
+
+    return __init__
+
+
+def _autocast_enter(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def __enter__(self: Any) -> Any:  # noqa: N807 - it replaces one
+        context = current()
+        asked = getattr(self, "_asked_device", None)
+        if context is not None and asked is None and self.device == "cuda":
+            given = _redirected_in(context, "cuda", _caller())
+            if given is not None:
+                _adopt_early(self, given)
+        return original(self)
+
+    return __enter__
+
+
+def _adopt_early(instance: Any, device_type: str) -> None:
+    """An autocast that plain torch made for CUDA, most often as a decorator at import."""
+    instance.device = device_type
+    instance._asked_device = "cuda"
+    if instance._enabled:
+        instance.fast_dtype = _usable_dtype("cuda", device_type, instance.fast_dtype)
+    else:
+        # torch switched it off for want of CUDA, or the program did: it cannot be told which.
+        # What it is for computes in float32 then, which is right and slower.
+        instance.fast_dtype = _get_dtype(device_type)
+        warn_once(
+            "autocast-early",
+            "An autocast for CUDA was made before redirection began and stays switched off: "
+            "enable torchdevice before the module that makes it is imported.",
+        )
+
+
+# --- torch.amp.custom_fwd and custom_bwd --------------------------------------------------------
+
+
+def _cast(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def cast(value: Any, device_type: str, dtype: torch.dtype) -> Any:
+        return original(value, _redirected(device_type, None) or device_type, dtype)
+
+    return cast
+
+
+# --- torch.amp.GradScaler -----------------------------------------------------------------------
+
+
+def _scaler_init(original: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(original)
+    def __init__(  # noqa: N807 - it replaces one
+        self: Any, device: str = "cuda", *args: Any, **kwargs: Any
+    ) -> None:
+        name = str(device)
+        original(self, _redirected(name, _caller()) or device, *args, **kwargs)
+
+    return __init__
+
+
+# --- asking and setting -------------------------------------------------------------------------
+
+
+def _is_autocast_enabled(original: Callable[..., bool]) -> Callable[..., bool]:
+    @_constant
+    @functools.wraps(original)
+    def is_autocast_enabled(device_type: Any = "cuda") -> bool:
+        return original(_redirected(device_type, _caller()) or device_type)
+
+    return is_autocast_enabled
+
+
+def _get_autocast_dtype(original: Callable[..., torch.dtype]) -> Callable[..., torch.dtype]:
+    @_constant
+    @functools.wraps(original)
+    def get_autocast_dtype(device_type: str) -> torch.dtype:
+        given = _redirected(device_type, _caller())
+        # Outside of a region a program asks for CUDA's default, which is not the target's.
+        return original(given if given is not None and _is_enabled(given) else device_type)
+
+    return get_autocast_dtype
+
+
+def _set_autocast_enabled(original: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(original)
+    def set_autocast_enabled(*args: Any, **kwargs: Any) -> None:
+        # The old form has no device and means CUDA.
+        if len(args) == 1 and not kwargs:
+            args = ("cuda", *args)
+        given = _redirected(args[0], _caller()) if len(args) == 2 else None
+        if given is None:
+            return original(*args, **kwargs)
+        if args[1]:
+            _set_dtype(given, _usable_dtype(args[0], given, _get_dtype(args[0])))
+        return original(given, args[1])
+
+    return set_autocast_enabled
+
+
+def _set_autocast_dtype(original: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(original)
+    def set_autocast_dtype(device_type: str, dtype: torch.dtype) -> None:
+        given = _redirected(device_type, _caller())
+        original(device_type, dtype)
+        # Outside of a region it is remembered for CUDA alone, so that the target keeps its own.
+        if given is not None and _is_enabled(given):
+            original(given, _usable_dtype(device_type, given, dtype))
+
+    return set_autocast_dtype
+
+
+def _get_autocast_gpu_dtype(original: Callable[[], torch.dtype]) -> Callable[[], torch.dtype]:
+    @_constant
+    @functools.wraps(original)
+    def get_autocast_gpu_dtype() -> torch.dtype:
+        given = _redirected("cuda", _caller())
+        return original() if given is None or not _is_enabled(given) else _get_dtype(given)
+
+    return get_autocast_gpu_dtype
+
+
+def _set_autocast_gpu_dtype(original: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(original)
+    def set_autocast_gpu_dtype(dtype: torch.dtype) -> None:
+        given = _redirected("cuda", _caller())
+        original(dtype)
+        if given is not None and _is_enabled(given):
+            _set_dtype(given, _usable_dtype("cuda", given, dtype))
+
+    return set_autocast_gpu_dtype
+
+
+_CLASS = "a Python class that sets C++ state; no mode sees it made or entered"
+_STATE = "asks or sets C++ state by device type, and is no torch function that a mode sees"
+
+PATCHES: tuple[Patch, ...] = (
+    Patch(lambda: torch.amp.autocast_mode.autocast, "__init__", _autocast_init, _CLASS),
+    Patch(lambda: torch.amp.autocast_mode.autocast, "__enter__", _autocast_enter, _CLASS),
+    Patch(lambda: torch.amp.autocast_mode, "_cast", _cast, "compares device types itself"),
+    Patch(lambda: torch.amp.grad_scaler.GradScaler, "__init__", _scaler_init, _CLASS),
+    Patch(lambda: torch, "is_autocast_enabled", _is_autocast_enabled, _STATE),
+    Patch(lambda: torch, "get_autocast_dtype", _get_autocast_dtype, _STATE),
+    Patch(lambda: torch, "set_autocast_enabled", _set_autocast_enabled, _STATE),
+    Patch(lambda: torch, "set_autocast_dtype", _set_autocast_dtype, _STATE),
+    Patch(lambda: torch, "get_autocast_gpu_dtype", _get_autocast_gpu_dtype, _STATE),
+    Patch(lambda: torch, "set_autocast_gpu_dtype", _set_autocast_gpu_dtype, _STATE),
+)

@@ -1,0 +1,91 @@
+"""Imports point one way: a module imports only from layers below its own."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "src" / "torchdevice_mode"
+
+LAYERS = [
+    ["errors"],
+    ["_spec", "_log", "_override"],
+    ["_machine", "_settings", "_ledger", "_caller"],
+    ["_policy"],
+    ["_context", "_patches", "_probe"],
+    ["_registry", "_active", "_dispatch_mode"],
+    ["_rules", "_recovery"],
+    ["_function_mode"],
+    ["_modes"],
+    ["_shims"],
+    ["_session"],
+    ["_api"],
+    ["simulate", "_info", "_run", "_summary"],
+    ["cli", "pytest_plugin"],
+    ["__init__"],
+    ["__main__"],
+]
+LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
+# These know nothing of torch: the policy can be tested, and settings read, without it.
+WITHOUT_TORCH = ["errors", "_spec", "_log", "_override", "_machine", "_settings", "_ledger"]
+WITHOUT_TORCH += ["_caller", "_policy", "_patches"]
+
+
+def module_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported_modules(path: Path):
+    """First-level modules of the package that a file imports, at run time."""
+    depth = len(path.relative_to(PACKAGE).parts)
+    tree = ast.parse(path.read_text())
+    type_checking = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.dump(block.test)
+        for node in ast.walk(block)
+    }
+    for node in ast.walk(tree):
+        if id(node) in type_checking:
+            continue
+        if isinstance(node, ast.ImportFrom):
+            if node.level == depth:
+                if node.module:
+                    yield node.module.partition(".")[0]
+                else:
+                    yield from (alias.name for alias in node.names)
+            elif node.level == 0 and (node.module or "").startswith("torchdevice_mode."):
+                yield node.module.split(".")[1]
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_downward(path):
+    own = module_of(path)
+    assert own in LAYER, f"{own} has no layer"
+    for imported in imported_modules(path):
+        if imported in LAYER and imported != own:
+            assert LAYER[imported] < LAYER[own], f"{own} imports {imported}"
+
+
+def test_the_pure_core_and_the_package_do_not_import_torch():
+    names = ", ".join(f"torchdevice_mode.{name}" for name in WITHOUT_TORCH)
+    code = f"import sys, torchdevice, torchdevice_mode, torchdevice_mode.pytest_plugin, {names}\n"
+    code += "assert 'torch' not in sys.modules, 'torch was imported'"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_alias_gives_the_same_names():
+    import torchdevice
+    import torchdevice_mode
+
+    for name in torchdevice_mode.__all__:
+        assert getattr(torchdevice, name) is getattr(torchdevice_mode, name)
+    with pytest.raises(AttributeError):
+        torchdevice.nonsense
