@@ -42,8 +42,10 @@ class _Selected(threading.local):
 _selected = _Selected()
 
 
-def _device_type_number(device: torch.device) -> int:
-    return int(getattr(torch._C._autograd.DeviceType, device.type.upper()))
+# Made here, because Dynamo cannot trace the C++ enumeration where a stream is made.
+_DEVICE_TYPES = {
+    name.lower(): int(number) for name, number in torch._C._autograd.DeviceType.__members__.items()
+}
 
 
 @emulated("Stream", "a name for the target's one queue")
@@ -71,7 +73,7 @@ class Stream(torch.Stream, metaclass=StandIn):
             cls,
             stream_id=stream_id,
             device_index=device.index or 0,
-            device_type=_device_type_number(device),
+            device_type=_DEVICE_TYPES[device.type],
         )
         self._priority = min(_LOWEST, max(_HIGHEST, priority))
         self._pointer = pointer
