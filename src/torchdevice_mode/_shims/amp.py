@@ -11,7 +11,7 @@ import functools
 import sys
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.amp.autocast_mode
@@ -20,9 +20,11 @@ import torch.amp.grad_scaler
 from .._active import current
 from .._context import Context
 from .._log import warn_once
-from .._patches import Patch
+from .._patches import Hook, Patch
 
 __all__ = ["PATCHES"]
+
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 # What autocast can compute in, by device type; CUDA's autocast takes float32 as well, which on
 # these devices is what they do without autocast.
@@ -61,7 +63,18 @@ def _caller() -> types.FrameType | None:
     return None if torch.compiler.is_compiling() else sys._getframe(2)
 
 
-def _constant(function: Callable[..., Any]) -> Callable[..., Any]:
+def _in_place_of(original: Callable[..., Any]) -> Callable[[_F], _F]:
+    """`functools.wraps` without `__wrapped__`, which TorchScript would follow into C++."""
+
+    def decorate(function: _F) -> _F:
+        functools.update_wrapper(function, original)
+        del function.__wrapped__  # type: ignore[attr-defined]
+        return function
+
+    return decorate
+
+
+def _constant(function: _F) -> _F:
     """Let Dynamo call the function while tracing, as it does with torch's: it guards the state."""
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
@@ -172,7 +185,7 @@ def _scaler_init(original: Callable[..., None]) -> Callable[..., None]:
 
 def _is_autocast_enabled(original: Callable[..., bool]) -> Callable[..., bool]:
     @_constant
-    @functools.wraps(original)
+    @_in_place_of(original)
     def is_autocast_enabled(device_type: Any = "cuda") -> bool:
         return original(_redirected(device_type, _caller()) or device_type)
 
@@ -181,7 +194,7 @@ def _is_autocast_enabled(original: Callable[..., bool]) -> Callable[..., bool]:
 
 def _get_autocast_dtype(original: Callable[..., torch.dtype]) -> Callable[..., torch.dtype]:
     @_constant
-    @functools.wraps(original)
+    @_in_place_of(original)
     def get_autocast_dtype(device_type: str) -> torch.dtype:
         given = _redirected(device_type, _caller())
         # Outside of a region a program asks for CUDA's default, which is not the target's.
@@ -191,7 +204,7 @@ def _get_autocast_dtype(original: Callable[..., torch.dtype]) -> Callable[..., t
 
 
 def _set_autocast_enabled(original: Callable[..., None]) -> Callable[..., None]:
-    @functools.wraps(original)
+    @_in_place_of(original)
     def set_autocast_enabled(*args: Any, **kwargs: Any) -> None:
         # The old form has no device and means CUDA.
         if len(args) == 1 and not kwargs:
@@ -207,7 +220,7 @@ def _set_autocast_enabled(original: Callable[..., None]) -> Callable[..., None]:
 
 
 def _set_autocast_dtype(original: Callable[..., None]) -> Callable[..., None]:
-    @functools.wraps(original)
+    @_in_place_of(original)
     def set_autocast_dtype(device_type: str, dtype: torch.dtype) -> None:
         given = _redirected(device_type, _caller())
         original(device_type, dtype)
@@ -220,7 +233,7 @@ def _set_autocast_dtype(original: Callable[..., None]) -> Callable[..., None]:
 
 def _get_autocast_gpu_dtype(original: Callable[[], torch.dtype]) -> Callable[[], torch.dtype]:
     @_constant
-    @functools.wraps(original)
+    @_in_place_of(original)
     def get_autocast_gpu_dtype() -> torch.dtype:
         given = _redirected("cuda", _caller())
         return original() if given is None or not _is_enabled(given) else _get_dtype(given)
@@ -229,7 +242,7 @@ def _get_autocast_gpu_dtype(original: Callable[[], torch.dtype]) -> Callable[[],
 
 
 def _set_autocast_gpu_dtype(original: Callable[..., None]) -> Callable[..., None]:
-    @functools.wraps(original)
+    @_in_place_of(original)
     def set_autocast_gpu_dtype(dtype: torch.dtype) -> None:
         given = _redirected("cuda", _caller())
         original(dtype)
@@ -242,7 +255,41 @@ def _set_autocast_gpu_dtype(original: Callable[..., None]) -> Callable[..., None
 _CLASS = "a Python class that sets C++ state; no mode sees it made or entered"
 _STATE = "asks or sets C++ state by device type, and is no torch function that a mode sees"
 
-PATCHES: tuple[Patch, ...] = (
+_ASKING = (
+    "is_autocast_enabled",
+    "get_autocast_dtype",
+    "set_autocast_enabled",
+    "set_autocast_dtype",
+    "get_autocast_gpu_dtype",
+    "set_autocast_gpu_dtype",
+)
+
+
+def _known_to_torchscript() -> Callable[[], None]:
+    """Let TorchScript take the replacements for the operators that the originals stand for.
+
+    It knows C++ functions by identity, from a table that it makes at first use; so the
+    originals must get into it also if that happens while they are replaced.
+    """
+    from torch.jit import _builtins
+
+    pairs = [(getattr(torch, name), getattr(torch._C, name), f"aten::{name}") for name in _ASKING]
+    originals = [(original, operator) for _, original, operator in pairs]
+    _builtins._builtin_ops.extend(originals)
+    if _builtins._builtin_table is not None:
+        _builtins._builtin_table.update((id(new), operator) for new, _, operator in pairs)
+
+    def forget() -> None:
+        for pair in originals:
+            _builtins._builtin_ops.remove(pair)
+        if _builtins._builtin_table is not None:
+            for new, _, _ in pairs:
+                _builtins._builtin_table.pop(id(new), None)
+
+    return forget
+
+
+PATCHES: tuple[Patch | Hook, ...] = (
     Patch(lambda: torch.amp.autocast_mode.autocast, "__init__", _autocast_init, _CLASS),
     Patch(lambda: torch.amp.autocast_mode.autocast, "__enter__", _autocast_enter, _CLASS),
     Patch(lambda: torch.amp.autocast_mode, "_cast", _cast, "compares device types itself"),
@@ -253,4 +300,5 @@ PATCHES: tuple[Patch, ...] = (
     Patch(lambda: torch, "set_autocast_dtype", _set_autocast_dtype, _STATE),
     Patch(lambda: torch, "get_autocast_gpu_dtype", _get_autocast_gpu_dtype, _STATE),
     Patch(lambda: torch, "set_autocast_gpu_dtype", _set_autocast_gpu_dtype, _STATE),
+    Hook(_known_to_torchscript, "TorchScript knows these C++ functions by identity"),
 )

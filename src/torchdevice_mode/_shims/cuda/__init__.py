@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from . import _device, _memory, _random, _streams, _tensor_types, _tools  # noqa: F401 - the rows
+from . import _device, _memory, _random, _seams, _streams, _tensor_types, _tools  # noqa: F401
 from ._module import module_patches
 from ._surface import SURFACE, Row, State
 
 __all__ = ["PATCHES", "SURFACE", "Row", "State"]
 
-PATCHES = (*module_patches(), *_tensor_types.PATCHES)
+PATCHES = (*module_patches(), *_tensor_types.PATCHES, *_seams.PATCHES)

@@ -44,7 +44,8 @@ _selected = _Selected()
 
 # Made here, because Dynamo cannot trace the C++ enumeration where a stream is made.
 _DEVICE_TYPES = {
-    name.lower(): int(number) for name, number in torch._C._autograd.DeviceType.__members__.items()
+    name.lower(): int(number.value)
+    for name, number in torch._C._autograd.DeviceType.__members__.items()
 }
 
 

@@ -1,0 +1,243 @@
+"""What CUDA programs call outside of torch.cuda, and no mode sees.
+
+`torch.Stream` and `torch.Event` by device, the module of a device, states of random numbers,
+flags of libraries that only CUDA has, and profilers that only CUDA builds can run.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.autograd.profiler
+import torch.backends.cuda
+import torch.backends.cudnn
+import torch.random
+
+from ..._patches import Patch
+from ..._spec import parse
+from ._streams import Event, Stream
+from ._surface import StandIn, redirection
+
+__all__ = ["PATCHES"]
+
+
+def _stands_for_cuda(device: Any) -> bool:
+    """Whether a request that names a device, or none, means the device that stands for CUDA."""
+    context = redirection()
+    if context is None:
+        return False
+    if device is None or isinstance(device, int):
+        return True
+    given = context.resolve(device).device
+    kind = given.type if given is not None else parse(device).type
+    return kind == context.cuda_type.type
+
+
+# --- torch.Stream and torch.Event ---------------------------------------------------------------
+
+_PlainStream: Any = torch.Stream
+_PlainEvent: Any = torch.Event
+
+
+class _TorchStream(_PlainStream, metaclass=StandIn):  # type: ignore[misc]
+    """`torch.Stream` whose device goes through the policy."""
+
+    _original = _PlainStream
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        device = args[0] if args else kwargs.get("device")
+        if cls is _TorchStream and "stream_id" not in kwargs and _stands_for_cuda(device):
+            return Stream(priority=kwargs.get("priority", args[1] if len(args) > 1 else 0))
+        return _PlainStream.__new__(_PlainStream if cls is _TorchStream else cls, *args, **kwargs)
+
+
+class _TorchEvent(_PlainEvent, metaclass=StandIn):  # type: ignore[misc]
+    """`torch.Event` whose device goes through the policy."""
+
+    _original = _PlainEvent
+
+    def __new__(
+        cls,
+        device: Any = None,
+        enable_timing: bool = False,
+        blocking: bool = False,
+        interprocess: bool = False,
+    ) -> Any:
+        if cls is _TorchEvent and _stands_for_cuda(device):
+            return Event(enable_timing, blocking, interprocess)
+        return _PlainEvent.__new__(
+            _PlainEvent if cls is _TorchEvent else cls,
+            device,
+            enable_timing=enable_timing,
+            blocking=blocking,
+            interprocess=interprocess,
+        )
+
+
+for _class, _name in ((_TorchStream, "Stream"), (_TorchEvent, "Event")):
+    _class.__module__ = "torch"
+    _class.__name__ = _class.__qualname__ = _name
+
+
+# --- devices and random numbers -----------------------------------------------------------------
+
+
+def _get_device_module(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def get_device_module(device: Any = None) -> Any:
+        # A program that asks for the module of its device goes on to call CUDA's functions.
+        if isinstance(device, (str, torch.device)) or device is None:
+            context = redirection()
+            if context is not None and (device == "cuda" or _stands_for_cuda(device)):
+                return torch.cuda
+        return original(device)
+
+    return get_device_module
+
+
+def _set_rng_state(original: Callable[[torch.Tensor], None]) -> Callable[[torch.Tensor], None]:
+    @functools.wraps(original)
+    def set_rng_state(new_state: torch.Tensor) -> None:
+        # The program's `.cpu()`, or loading a checkpoint, may have moved it to the target.
+        if redirection() is not None and isinstance(new_state, torch.Tensor):
+            with torch._C.DisableTorchFunction():
+                new_state = new_state.to("cpu")
+        original(new_state)
+
+    return set_rng_state
+
+
+# --- flags of CUDA's libraries ------------------------------------------------------------------
+
+
+def _remembering(name: str, choices: dict[str, Any]) -> Callable[[Callable[..., Any]], Any]:
+    """A preference for a library that this torch does not have: checked and remembered."""
+
+    def replace(original: Callable[..., Any]) -> Callable[..., Any]:
+        chosen: list[Any] = []
+
+        @functools.wraps(original)
+        def prefer(backend: Any = None) -> Any:
+            if redirection() is None:
+                return original(backend)
+            if isinstance(backend, str) and backend in choices:
+                chosen[:] = [choices[backend]]
+            elif backend in choices.values():
+                chosen[:] = [backend]
+            elif backend is not None:
+                return original(backend)
+            return chosen[0] if chosen else original()
+
+        return prefer
+
+    return replace
+
+
+class _PlanCache:
+    """The plan cache of cuFFT: accepts its limit and holds nothing."""
+
+    size = 0
+
+    def __init__(self) -> None:
+        self.max_size = 4096
+
+    def clear(self) -> None:
+        """Nothing to clear."""
+
+    def __getitem__(self, device: Any) -> _PlanCache:
+        from ._index import COUNT, index_of
+
+        if not 0 <= index_of(device) < COUNT:
+            raise RuntimeError(
+                f"cufft_plan_cache: expected 0 <= device index < {COUNT}, but got "
+                f"device with index {device}"
+            )
+        return self
+
+
+# --- profilers ----------------------------------------------------------------------------------
+
+
+def _without_cuda(original: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(original)
+    def __init__(  # noqa: N807 - it replaces one
+        self: Any, *args: Any, use_cuda: bool = False, use_device: str | None = None, **kwargs: Any
+    ) -> None:
+        if redirection() is not None and (use_cuda or use_device == "cuda"):
+            # Kineto counts CUDA's kernels in CUDA builds only, and here complains at each call.
+            use_cuda, use_device = False, None
+        if use_cuda:
+            kwargs["use_cuda"] = use_cuda
+        original(self, *args, use_device=use_device, **kwargs)
+
+    return __init__
+
+
+def _silent_nvtx(original: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(original)
+    def __init__(  # noqa: N807 - it replaces one
+        self: Any, enabled: bool = True, record_shapes: bool = False
+    ) -> None:
+        original(self, enabled and redirection() is None, record_shapes)
+
+    return __init__
+
+
+def _caching_is_on(original: Callable[[], bool] | None) -> Callable[[], bool]:
+    def is_enabled() -> bool:
+        return True if original is None or redirection() is not None else original()
+
+    return is_enabled
+
+
+_LIBRARY = "hands the name of a CUDA library to C++, which was built without it"
+
+PATCHES: tuple[Patch, ...] = (
+    Patch(
+        lambda: torch, "Stream", lambda original: _TorchStream, "a C++ class that takes a device"
+    ),
+    Patch(lambda: torch, "Event", lambda original: _TorchEvent, "a C++ class that takes a device"),
+    Patch(lambda: torch, "get_device_module", _get_device_module, "gives the target's own module"),
+    Patch(lambda: torch, "set_rng_state", _set_rng_state, "a method of C++ that no mode sees"),
+    Patch(lambda: torch.random, "set_rng_state", _set_rng_state, "a method of C++ no mode sees"),
+    Patch(
+        lambda: torch.backends.cuda,
+        "preferred_linalg_library",
+        _remembering("linalg", torch.backends.cuda._LinalgBackends),
+        _LIBRARY,
+    ),
+    Patch(
+        lambda: torch.backends.cuda,
+        "preferred_blas_library",
+        _remembering("blas", torch.backends.cuda._BlasBackends),
+        _LIBRARY,
+    ),
+    Patch(lambda: torch.backends.cuda, "cufft_plan_cache", lambda _: _PlanCache(), _LIBRARY),
+    Patch(
+        lambda: torch.backends.cudnn,
+        "version",
+        lambda original: lambda: (original() or 0) if redirection() is not None else original(),
+        "gives None without cuDNN, and programs compare it with a number",
+    ),
+    Patch(
+        lambda: torch.autograd.profiler.profile,
+        "__init__",
+        _without_cuda,
+        "asks torch.cuda whether there is a CUDA profiler",
+    ),
+    Patch(
+        lambda: torch.autograd.profiler.emit_nvtx,
+        "__init__",
+        _silent_nvtx,
+        "needs NVIDIA's marks, which only CUDA builds have",
+    ),
+    Patch(
+        lambda: torch._C,
+        "_cuda_cudaCachingAllocator_is_enabled",
+        _caching_is_on,
+        "Inductor calls it wherever torch.cuda is available",
+    ),
+)
