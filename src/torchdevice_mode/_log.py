@@ -16,7 +16,10 @@ __all__ = ["configure", "forget_warnings", "logger", "user_frame", "warn_once"]
 logger = logging.getLogger("torchdevice")
 
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
-_OWN_PREFIXES = ("torchdevice_mode", "torchdevice", "torch")
+# Beside torch and this package: wrappers that torch's decorators put between it and the user.
+_OWN_PREFIXES = frozenset(
+    {"torchdevice_mode", "torchdevice", "torch", "typing_extensions", "contextlib", "functools"}
+)
 _said: set[tuple[str, object]] = set()
 _lock = threading.Lock()
 

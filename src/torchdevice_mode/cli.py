@@ -12,12 +12,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import __version__
+from ._log import configure
 from ._run import Program, prepare, run
 from ._settings import ENVIRONMENT, Settings
+from ._summary import render
+from ._torch_import import when_torch_is_imported
 from .errors import TorchDeviceError
+
+if TYPE_CHECKING:
+    from ._context import Context
 
 __all__ = ["main"]
 
@@ -129,7 +135,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = arguments[0] if arguments else ""
     if name in COMMANDS and COMMANDS[name].usage:
         given, program = _split(arguments, COMMANDS[name])
-    options = parser.parse_args(given)
+    options, unknown = parser.parse_known_args(given)
+    if unknown:
+        options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     command = COMMANDS[options.command]
     if command.usage and program is None:
         options.parser.error("a program is missing: give script.py, -m module, -c code or -")
@@ -232,9 +240,14 @@ def _run(options: argparse.Namespace, program: Program | None) -> int:
         os.environ["TORCHDEVICE_LOG_LEVEL"] = options.log_level
     try:
         settings = Settings.load(os.environ, **_settings_given(options))
+        configure()
         start = prepare(program)
-        _import_torch(options)
-        _enable(settings, summary=not options.quiet)
+        if options.simulate is not None or settings.target not in (None, "cpu"):
+            # Whether there is such a target, only torch knows, and the program must not start
+            # without it. Otherwise torch is imported when the program does.
+            _import_torch(options)
+        contexts: list[Context | None] = []
+        when_torch_is_imported(lambda: contexts.append(_enable(settings)))
     except OSError as error:
         problem = f"can't open file {error.filename!r}: [Errno {error.errno}] {error.strerror}"
         print(f"torchdevice: {problem}", file=sys.stderr)
@@ -243,34 +256,32 @@ def _run(options: argparse.Namespace, program: Program | None) -> int:
         return _fail(2, error)
     except ModuleNotFoundError as error:
         return _without_torch(error)
+    if not options.quiet:
+        # Handlers run last in, first out: this one after all of the program's own.
+        atexit.register(_print_summary, contexts, sys.stderr, os.getpid(), str(Path.cwd()))
     run(start)
     return 0
 
 
-def _enable(settings: Settings, *, summary: bool) -> None:
+def _enable(settings: Settings) -> Context | None:
     from . import _session
 
-    context = _session.enable(settings)
-    if context is not None and summary:
-        # Registered before the program's own handlers, so it runs after them.
-        atexit.register(
-            _print_summary, str(context.target), sys.stderr, os.getpid(), str(Path.cwd())
-        )
+    return _session.enable(settings)
 
 
-def _print_summary(target: str, stream: Any, process: int, folder: str) -> None:
+def _print_summary(contexts: list[Context | None], stream: Any, process: int, folder: str) -> None:
     # A forked child that ends by `sys.exit` comes here too.
     if stream is None or os.getpid() != process:
         return
-    from . import _session
-    from ._summary import render
-
+    if not contexts:
+        text = "torchdevice: nothing was redirected: the program did not import torch"
+    elif contexts[0] is None:
+        return  # refused on this platform, and a warning said so
+    else:
+        context = contexts[0]
+        text = render(context.ledger.entries(), target=str(context.target), folder=folder)
     with suppress(OSError, ValueError):  # closed by now
-        print(
-            render(_session.ledger.entries(), target=target, folder=folder),
-            file=stream,
-            flush=True,
-        )
+        print(text, file=stream, flush=True)
 
 
 def _info(options: argparse.Namespace, program: Program | None) -> int:

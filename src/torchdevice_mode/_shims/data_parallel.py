@@ -44,7 +44,7 @@ def _one_device(original: Callable[..., None]) -> Callable[..., None]:
 
 def _function_on_one_device(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
-    def data_parallel(
+    def data_parallel(  # noqa: PLR0917 - torch has as many
         module: torch.nn.Module,
         inputs: Any,
         device_ids: Sequence[Any] | None = None,

@@ -7,6 +7,7 @@ without `map_location`, `weights_only` or not, and `pickle.loads`.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -33,7 +34,7 @@ def _load_onto_target(storage: Any, location: str) -> Any:
     context = current()
     if context is None or not parse(location).is_accelerator:
         return None
-    device = context.device_for(location, None)
+    device = context.device_for(location, sys._getframe(1))
     if device is None:
         return None
     return storage if device.type == storage.device.type else storage.to(device=device)

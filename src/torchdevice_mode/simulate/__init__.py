@@ -1,0 +1,270 @@
+"""The simulated accelerator: a real `mps` device on any Linux machine with a C++ compiler.
+
+PyTorch finds the device in the registries that it keeps for its Metal backend, so everything
+above them is PyTorch's own: autograd, modules, optimizers, autocast, `torch.mps`, checkpoints.
+Operators run the CPU's kernels on the device's memory. It fails where Metal fails: no float64,
+no pinned memory, operands on different devices, memory that runs out, operators that are
+missing. It is not fast, and it says nothing about Metal's numerics.
+
+    from torchdevice_mode import simulate
+    simulate.load()
+
+Load it before anything asks torch about MPS; it stays for the life of the process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from typing import Any
+
+from ..errors import SimulatorError
+from ._build import library_path
+
+__all__ = [
+    "REAL_GAPS_2_13",
+    "Counters",
+    "counters",
+    "counting",
+    "is_loaded",
+    "load",
+    "memory_limit",
+    "missing_operators",
+]
+
+REAL_GAPS_2_13: frozenset[str] = frozenset(
+    "aten::" + name
+    for name in [
+        "linalg_eig",
+        "linalg_eigvals",
+        "_linalg_eigvals",
+        "_linalg_eigh",
+        "_linalg_svd",
+        "linalg_lstsq",
+        "linalg_lu_solve",
+        "linalg_matrix_exp",
+        "linalg_ldl_factor_ex",
+        "linalg_ldl_solve",
+        "geqrf",
+        "ormqr",
+        "_ctc_loss",
+        "_ctc_loss_backward",
+        "adaptive_max_pool3d",
+        "_adaptive_avg_pool3d",
+        "adaptive_max_pool3d_backward",
+        "_adaptive_avg_pool3d_backward",
+        "fractional_max_pool2d",
+        "fractional_max_pool2d_backward",
+        "fractional_max_pool3d",
+        "fractional_max_pool3d_backward",
+        "poisson",
+        "binomial",
+        "take",
+        "put_",
+        "mode",
+        "logspace",
+        "heaviside",
+        "frexp",
+        "segment_reduce",
+        "_segment_reduce_backward",
+        "_pdist_forward",
+        "_pdist_backward",
+        "rrelu_with_noise",
+        "rrelu_with_noise_",
+        "multi_margin_loss",
+        "multi_margin_loss_backward",
+        "multilabel_margin_loss_forward",
+        "multilabel_margin_loss_backward",
+        "channel_shuffle",
+        "conv_depthwise3d",
+        "_int_mm",
+        "special_ndtri",
+    ]
+)
+"""Operators that torch 2.13's Metal backend has no kernel for, as far as they are known."""
+
+_library: ctypes.CDLL | None = None
+_lock = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """What the device has done since it was loaded; differences are what tests look at.
+
+    Attributes:
+        synchronizations: How often the host waited: `.item()`, copies to the host, and
+            `torch.mps.synchronize()`.
+        copies_to_device: Copies from the host.
+        copies_from_device: Copies to the host.
+        copies_on_device: Copies within the device.
+        bytes_to_device: Bytes of the first.
+        bytes_from_device: Bytes of the second.
+        allocations: Blocks of memory taken.
+        frees: Blocks given back.
+        operators: Operators run.
+    """
+
+    synchronizations: int = 0
+    copies_to_device: int = 0
+    copies_from_device: int = 0
+    copies_on_device: int = 0
+    bytes_to_device: int = 0
+    bytes_from_device: int = 0
+    allocations: int = 0
+    frees: int = 0
+    operators: int = 0
+
+    def __sub__(self, earlier: Counters) -> Counters:
+        return Counters(
+            *(getattr(self, f.name) - getattr(earlier, f.name) for f in fields(Counters))
+        )
+
+
+class Counting:
+    """What the device did in a `counting()` block, so far or until its end."""
+
+    def __init__(self) -> None:
+        self._start = counters()
+        self._end: Counters | None = None
+
+    def __getattr__(self, name: str) -> int:
+        return int(getattr((self._end or counters()) - self._start, name))
+
+
+def load(device: str = "mps") -> None:
+    """Make this process have a simulated device; does nothing where it has it already.
+
+    The first call on a machine compiles the device, which takes about 20 seconds; the result is
+    kept in the user's cache directory for this version of torch.
+
+    Args:
+        device: `"mps"`, the only device there is to simulate.
+
+    Raises:
+        SimulatorError: If the device is another, the platform is not Linux, there is no C++
+            compiler, or torch was asked about MPS before.
+    """
+    global _library
+    if device != "mps":
+        raise SimulatorError(f"There is no simulated {device!r}: the device to simulate is 'mps'.")
+    with _lock:
+        if _library is not None:
+            return
+        if sys.platform != "linux":
+            raise SimulatorError(
+                f"The simulated accelerator runs on Linux, not on {sys.platform}: use the "
+                f"machine's own device, or leave the simulation out."
+            )
+        library = ctypes.CDLL(str(library_path()))
+        library.simulated_counter.restype = ctypes.c_int64
+        library.simulated_limit_memory.restype = ctypes.c_int64
+        library.simulated_limit_memory.argtypes = [ctypes.c_int64]
+        _make_visible()
+        _library = library
+
+
+def is_loaded() -> bool:
+    """Whether this process has the simulated device."""
+    return _library is not None
+
+
+def counters() -> Counters:
+    """What the device has done since it was loaded."""
+    library = _loaded()
+    return Counters(*(library.simulated_counter(i) for i, _ in enumerate(fields(Counters))))
+
+
+@contextmanager
+def counting() -> Iterator[Counting]:
+    """Count what the device does in a block.
+
+    Yields:
+        An object with the attributes of `Counters`, which stand still when the block ends.
+    """
+    counts = Counting()
+    try:
+        yield counts
+    finally:
+        counts._end = counters()
+
+
+@contextmanager
+def memory_limit(limit: int) -> Iterator[None]:
+    """Let the device run out of memory beyond a number of bytes, as Metal does.
+
+    Args:
+        limit: Bytes that all tensors of the device together may take.
+    """
+    library = _loaded()
+    before = library.simulated_limit_memory(limit)
+    try:
+        yield
+    finally:
+        library.simulated_limit_memory(before)
+
+
+@contextmanager
+def missing_operators(names: Iterable[str]) -> Iterator[None]:
+    """Take operators away: calling them raises what Metal raises.
+
+    Args:
+        names: Operators such as `"aten::linalg_eig"` or `"linalg_eig"`, for all overloads, or
+            with one overload: `"aten::add.Tensor"`.
+
+    Raises:
+        SimulatorError: If the device has no such operator.
+    """
+    taken: list[tuple[bytes, bytes]] = []
+    try:
+        for name in names:
+            taken.append(_take_away(name))  # noqa: PERF401 - what was taken so far is given back
+        yield
+    finally:
+        for operator, overload in reversed(taken):
+            _loaded().simulated_set_missing(operator, overload, 0)
+
+
+def _take_away(name: str) -> tuple[bytes, bytes]:
+    operator, dot, overload = name.removeprefix("aten::").partition(".")
+    wanted = f"aten::{operator}".encode(), (overload if dot else "*").encode()
+    if not _loaded().simulated_set_missing(*wanted, 1):
+        raise SimulatorError(
+            f"The simulated device has no kernel of its own for {name!r}, so it cannot be taken "
+            f"away: name an operator such as 'aten::linalg_eig'."
+        )
+    return wanted
+
+
+def _loaded() -> ctypes.CDLL:
+    if _library is None:
+        raise SimulatorError("The simulated device is not loaded: call simulate.load() first.")
+    return _library
+
+
+def _make_visible() -> None:
+    """Set what a Linux build of torch leaves out on the Python side."""
+    import torch
+
+    if not torch._C._mps_is_available():
+        raise SimulatorError(
+            "Something asked torch about MPS before the simulated device was loaded: call "
+            "simulate.load() earlier."
+        )
+    torch._C._has_mps = True  # type: ignore[misc]
+    for name, value in {"_mps_get_name": "Simulated MPS", "_mps_get_core_count": 8}.items():
+        if not hasattr(torch._C, name):
+            setattr(torch._C, name, lambda value=value: value)
+    plain_new = torch.UntypedStorage.__new__
+
+    def new(cls: type, *args: Any, **kwargs: Any) -> Any:
+        device = kwargs.get("device")
+        if device is None or torch.device(device).type != "mps":
+            return plain_new(cls, *args, **kwargs)
+        size: Any = args[0] if args else 0
+        return torch.empty(size, dtype=torch.uint8, device="mps").untyped_storage()
+
+    torch.UntypedStorage.__new__ = new  # type: ignore[method-assign,assignment]

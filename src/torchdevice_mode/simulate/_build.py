@@ -1,0 +1,102 @@
+"""Compiles the simulated device once for each version of torch, and finds it again."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from ..errors import SimulatorError
+
+__all__ = ["library_path"]
+
+_HERE = Path(__file__).parent
+_SOURCES = ("device.cpp", "kernels.cpp")
+_HEADERS = ("device.h",)
+_FLAGS = ("-std=c++20", "-O2", "-g0", "-shared", "-fPIC", "-w")
+
+
+def library_path() -> Path:
+    """The compiled device, compiled now if it was not before.
+
+    Returns:
+        The path of a shared library.
+
+    Raises:
+        SimulatorError: If there is no C++ compiler, or it fails.
+    """
+    import torch
+
+    key = hashlib.sha256(str(torch.__version__).encode())
+    key.update(" ".join(_FLAGS).encode())
+    for name in (*_SOURCES, *_HEADERS):
+        key.update((_HERE / name).read_bytes())
+    library = _cache_directory() / f"mps-{key.hexdigest()[:16]}.so"
+    if library.exists():
+        return library
+    try:
+        library.parent.mkdir(parents=True, exist_ok=True)
+        with (library.parent / "lock").open("w") as lock:
+            # Another process may be compiling the same; wait for it rather than do it twice.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not library.exists():
+                _compile(library, Path(torch.__file__).parent)
+    except OSError as error:
+        raise SimulatorError(
+            f"The simulated device cannot be kept in {library.parent} ({error.strerror}): set "
+            f"TORCHDEVICE_CACHE to a directory that can be written to."
+        ) from error
+    return library
+
+
+def _cache_directory() -> Path:
+    chosen = os.environ.get("TORCHDEVICE_CACHE")
+    if chosen:
+        return Path(chosen)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "torchdevice"
+
+
+def _compiler() -> list[str]:
+    named = os.environ.get("CXX")
+    candidates = [named] if named else ["c++", "g++", "clang++"]
+    for candidate in candidates:
+        command = shlex.split(candidate)
+        if command and shutil.which(command[0]):
+            return command
+    raise SimulatorError(
+        f"The simulated accelerator needs a C++ compiler and found none "
+        f"({', '.join(candidates)}): install g++, or name a compiler in CXX."
+    )
+
+
+def _compile(library: Path, torch: Path) -> None:
+    compiler = _compiler()
+    # Written beside its place and renamed, so that nobody ever loads half a library.
+    handle, name = tempfile.mkstemp(dir=library.parent, suffix=".so")
+    os.close(handle)
+    command = [
+        *compiler,
+        *_FLAGS,
+        f"-I{torch / 'include'}",
+        f"-I{torch / 'include/torch/csrc/api/include'}",
+        *(str(_HERE / source) for source in _SOURCES),
+        f"-L{torch / 'lib'}",
+        "-ltorch_cpu",
+        "-lc10",
+        "-o",
+        name,
+    ]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        Path(name).unlink(missing_ok=True)
+        first = next((line for line in result.stderr.splitlines() if "error" in line), "no message")
+        raise SimulatorError(
+            f"The C++ compiler {compiler[0]!r} could not build the simulated accelerator: {first}"
+        )
+    Path(name).rename(library)
