@@ -69,11 +69,16 @@ def _rebuild_what_the_target_can_hold(rebuild: Callable[..., Any]) -> Callable[.
     return rebuild_tensor
 
 
+def _place(storage: Any) -> torch.device:
+    # A typed storage warns that it is deprecated when it is asked for its device.
+    return getattr(storage, "_untyped_storage", storage).device
+
+
 def _must_narrow(context: Context, storage: Any) -> bool:
     return (
         context.target_lacks_float64
         and context.settings.float64 == "downcast"
-        and storage.device.type == context.target.type
+        and _place(storage).type == context.target.type
         and storage.dtype in (torch.float64, torch.complex128)
     )
 

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
-from . import _device, _memory, _random, _seams, _streams, _tensor_types, _tools  # noqa: F401
+from . import (  # noqa: F401 - most are imported for the rows that they hold
+    _data_parallel,
+    _device,
+    _memory,
+    _random,
+    _seams,
+    _streams,
+    _tensor_types,
+    _tools,
+)
 from ._module import module_patches
 from ._surface import SURFACE, Row, State
 
 __all__ = ["PATCHES", "SURFACE", "Row", "State"]
 
-PATCHES = (*module_patches(), *_tensor_types.PATCHES, *_seams.PATCHES)
+PATCHES = (
+    *module_patches(),
+    *_tensor_types.PATCHES,
+    *_seams.PATCHES,
+    *_data_parallel.PATCHES,
+)

@@ -82,18 +82,23 @@ for _name, _dtype in _DTYPES.items():
 
 
 def _default_type_setter(original: Callable[..., None]) -> Callable[..., None]:
+    made_default: list[torch.device] = []
+
     def set_default_tensor_type(t: Any, /) -> None:
         context = redirection()
         name = getattr(t, "_tensor_type_name", t)
-        if context is None or not isinstance(name, str) or not name.startswith("torch.cuda."):
-            return original(t)
-        dtype = _DTYPES.get(name.removeprefix("torch.cuda."))
-        if dtype is None:
+        dtype = _DTYPES.get(str(name).removeprefix("torch.cuda."))
+        if context is None or dtype is None:
+            if made_default:
+                made_default.clear()
+                torch.set_default_device(None)
             return original(t)
         torch.set_default_dtype(dtype)
         # Under the policy that moves every request, the target is where they go already.
-        if context.resolve(None).device != target():
-            torch.set_default_device(target())
+        device = target()
+        if device.type != "cpu" and context.resolve(None).device != device:
+            torch.set_default_device(device)
+            made_default.append(device)
         return None
 
     set_default_tensor_type.__doc__ = original.__doc__

@@ -13,16 +13,10 @@ from typing import Any
 import torch
 import torch.nn.parallel.scatter_gather
 
-from .._active import current
-from .._context import Context
-from .._patches import Patch
+from ..._patches import Patch
+from ._surface import redirection
 
 __all__ = ["PATCHES"]
-
-
-def _context() -> Context | None:
-    context = current()
-    return None if context is None or context.cuda_type.type == "cuda" else context
 
 
 def _one_device(original: Callable[..., None]) -> Callable[..., None]:
@@ -34,7 +28,7 @@ def _one_device(original: Callable[..., None]) -> Callable[..., None]:
         output_device: Any = None,
         dim: int = 0,
     ) -> None:
-        if _context() is not None:
+        if redirection() is not None:
             device_ids = [0] if device_ids is None or len(device_ids) else device_ids
             output_device = None if output_device is None else 0
         original(self, module, device_ids, output_device, dim)
@@ -52,7 +46,7 @@ def _function_on_one_device(original: Callable[..., Any]) -> Callable[..., Any]:
         dim: int = 0,
         module_kwargs: Any = None,
     ) -> Any:
-        if _context() is not None:
+        if redirection() is not None:
             device_ids, output_device = [0], None
         return original(module, inputs, device_ids, output_device, dim, module_kwargs)
 
@@ -62,7 +56,7 @@ def _function_on_one_device(original: Callable[..., Any]) -> Callable[..., Any]:
 def _to_one_device(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def scatter(inputs: Any, target_gpus: Sequence[Any], dim: int = 0) -> Any:
-        context = _context()
+        context = redirection()
         if context is None:
             return original(inputs, target_gpus, dim)
         return [_moved(inputs, context.cuda_type)]

@@ -1,0 +1,152 @@
+"""torch.compile of code that calls torch.cuda."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+
+from torchdevice_mode import redirect
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(autouse=True)
+def fresh_dynamo():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def available(x):
+    return x + 1 if torch.cuda.is_available() else x
+
+
+def numbers(x):
+    return x + torch.cuda.current_device() + torch.cuda.device_count()
+
+
+def properties(x):
+    return x + torch.cuda.get_device_properties(0).major + torch.cuda.get_device_capability()[1]
+
+
+def bfloat16(x):
+    return x + 1 if torch.cuda.is_bf16_supported() else x
+
+
+def waiting(x):
+    y = x + 1
+    torch.cuda.synchronize()
+    return y
+
+
+def selecting(x):
+    torch.cuda.set_device(0)
+    with torch.cuda.device(0):
+        return x + 1
+
+
+def marking(x):
+    torch.cuda.nvtx.range_push("a")
+    y = x + 1
+    torch.cuda.nvtx.range_pop()
+    return y
+
+
+def capturing(x):
+    return x if torch.cuda.is_current_stream_capturing() else x + 1
+
+
+def autocasting(x):
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        return x @ x
+
+
+def old_autocasting(x):
+    with torch.cuda.amp.autocast():
+        return x @ x
+
+
+def asking_autocast(x):
+    with torch.autocast("cuda"):
+        return x + (1 if torch.is_autocast_enabled() else 2)
+
+
+WHOLE = [available, numbers, properties, bfloat16, waiting, selecting, marking, capturing,
+         autocasting, old_autocasting, asking_autocast]  # fmt: skip
+
+
+@pytest.mark.parametrize("function", WHOLE, ids=lambda f: f.__name__)
+def test_a_call_of_torch_cuda_stays_in_the_graph(function):
+    with redirect():
+        x = torch.ones(2, 2, device="cuda")
+        compiled = torch.compile(function, fullgraph=True, backend="eager")
+        assert torch.equal(compiled(x), function(x))
+        assert compiled(x).dtype is function(x).dtype
+
+
+def measuring(x):
+    return x + 0 * torch.cuda.memory_allocated()
+
+
+def streaming(x):
+    with torch.cuda.stream(torch.cuda.Stream()):
+        return x + 1
+
+
+def waiting_for_stream(x):
+    torch.cuda.current_stream().synchronize()
+    return x + 1
+
+
+def timing(x):
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return x + 1
+
+
+def typing(x):
+    return x + (1 if isinstance(x, torch.cuda.FloatTensor) else 2)
+
+
+def seeding(x):
+    torch.cuda.manual_seed(1)
+    return x + torch.rand_like(x)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [measuring, streaming, waiting_for_stream, timing, typing, seeding],
+    ids=lambda f: f.__name__,
+)
+def test_what_acts_at_run_time_ends_the_graph_and_is_right(function):
+    with redirect():
+        x = torch.ones(2, 2, device="cuda")
+        compiled = torch.compile(function, backend="eager")
+        assert torch.equal(compiled(x), function(x))
+
+
+def test_events_and_streams_made_outside_work_inside():
+    with redirect():
+        event, stream = torch.cuda.Event(), torch.cuda.Stream()
+
+        def use(x):
+            event.record(stream)
+            stream.synchronize()
+            return x + 1
+
+        compiled = torch.compile(use, backend="eager")
+        assert compiled(torch.ones(1, device="cuda")).item() == 2.0
+        assert event.query()
+
+
+def test_compiled_code_is_plain_after_redirection():
+    compiled = torch.compile(available, backend="eager")
+    x = torch.ones(1)
+    plain = available(x)
+    with redirect():
+        assert compiled(torch.ones(1, device="cuda")).item() == 2.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert torch.equal(compiled(x), plain)
