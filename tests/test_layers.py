@@ -24,7 +24,7 @@ LAYERS = [
     ["_shims"],
     ["_session"],
     ["_api"],
-    ["simulate", "_info", "_run", "_summary"],
+    ["simulate", "_info", "_run", "_summary", "_torch_import"],
     ["cli", "pytest_plugin"],
     ["__init__"],
     ["__main__"],

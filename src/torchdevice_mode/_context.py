@@ -151,8 +151,9 @@ def _device_while_compiling(number: int, request: Any) -> torch.device | None:
 
 
 def to_torch(spec: DeviceSpec) -> torch.device:
-    """The `torch.device` of a spec."""
-    return torch.device(str(spec))
+    """The `torch.device` of a spec, made past every mode: it is an answer, not a request."""
+    with torch._C.DisableTorchFunction():
+        return torch.device(str(spec))
 
 
 def is_accelerator_request(request: Any) -> bool:

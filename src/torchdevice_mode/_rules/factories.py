@@ -28,9 +28,7 @@ def make(
         if generator is not None:
             # torch refuses a generator of another device than the tensor's.
             return func(*args, **{**kwargs, "device": generator.device})
-        if _device.CURRENT_DEVICE is not None:
-            # `with torch.device(x)` sits below every other mode and fills the device in; what
-            # it holds went through the policy when it was made.
+        if context_decides():
             return func(*args, **kwargs)
     device = replacement(context, request)
     if device is None:
@@ -41,6 +39,19 @@ def make(
     return func(*args, **{**kwargs, "device": device})
 
 
+def context_decides() -> bool:
+    """Whether `with torch.device(x)` or a default device fills in what is not named.
+
+    Such a context is a mode below ours, or it would have filled the device in before we saw the
+    call. What it holds went through the policy when it was made. (`_device.CURRENT_DEVICE` knows
+    only of default devices in torch 2.13.)
+    """
+    count = torch._C._len_torch_function_stack()
+    return count > 0 and any(
+        isinstance(torch._C._get_function_stack_at(i), _device.DeviceContext) for i in range(count)
+    )
+
+
 def make_from_data(
     context: Context, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
@@ -49,7 +60,7 @@ def make_from_data(
     if kwargs.get("device") is None and isinstance(data, torch.Tensor):
         return func(*args, **kwargs)
     device = None
-    if kwargs.get("device") is not None or _device.CURRENT_DEVICE is None:
+    if kwargs.get("device") is not None or not context_decides():
         device = replacement(context, kwargs.get("device"))
     return func(*args, **kwargs) if device is None else func(*args, **{**kwargs, "device": device})
 
@@ -71,7 +82,7 @@ def make_normal(
     """`torch.normal`: a factory only where it is given a size."""
     sized = "size" in kwargs or len(args) > 2
     named = kwargs.get("device") is not None
-    if not sized or (not named and _device.CURRENT_DEVICE is not None):
+    if not sized or (not named and context_decides()):
         return func(*args, **kwargs)
     generator = kwargs.get("generator")
     if generator is not None and not named:

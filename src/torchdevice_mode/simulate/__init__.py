@@ -254,7 +254,7 @@ def _make_visible() -> None:
             "Something asked torch about MPS before the simulated device was loaded: call "
             "simulate.load() earlier."
         )
-    torch._C._has_mps = True  # type: ignore[misc]
+    torch._C._has_mps = True
     for name, value in {"_mps_get_name": "Simulated MPS", "_mps_get_core_count": 8}.items():
         if not hasattr(torch._C, name):
             setattr(torch._C, name, lambda value=value: value)
@@ -267,4 +267,4 @@ def _make_visible() -> None:
         size: Any = args[0] if args else 0
         return torch.empty(size, dtype=torch.uint8, device="mps").untyped_storage()
 
-    torch.UntypedStorage.__new__ = new  # type: ignore[method-assign,assignment]
+    setattr(torch.UntypedStorage, "__new__", new)

@@ -182,11 +182,11 @@ struct GeneratorImpl final : c10::GeneratorImpl {
   void set_current_seed(uint64_t seed) override {
     cpu.set_current_seed(seed);
   }
-  void set_offset(uint64_t) override {
-    TORCH_CHECK(false, "MPS Generator does not support offsets");
+  void set_offset(uint64_t value) override {
+    offset = value;
   }
   uint64_t get_offset() const override {
-    return 0;
+    return offset;
   }
   uint64_t current_seed() const override {
     return cpu.current_seed();
@@ -205,6 +205,7 @@ struct GeneratorImpl final : c10::GeneratorImpl {
   }
 
   at::Generator cpu;
+  uint64_t offset = 0;  // kept and given back; a CPU generator has none
 };
 
 at::Generator make_generator() {
