@@ -6,6 +6,7 @@ flags of libraries that only CUDA has, and profilers that only CUDA builds can r
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,7 @@ import torch.autograd.profiler
 import torch.backends.cuda
 import torch.backends.cudnn
 import torch.random
+import torch.utils.checkpoint
 
 from ..._patches import Patch
 from ..._spec import parse
@@ -110,6 +112,33 @@ def _set_rng_state(original: Callable[[torch.Tensor], None]) -> Callable[[torch.
     return set_rng_state
 
 
+class _MpsStates:
+    """What checkpointing asks of a device's module, which `torch.mps` has only in part.
+
+    Without it torch draws other dropout masks when it recomputes on MPS than it drew before.
+    Recomputation runs in a thread of the autograd engine, so no redirection is asked here.
+    """
+
+    _initialized = True
+    device = staticmethod(contextlib.nullcontext)
+
+    @staticmethod
+    def get_rng_state(device: Any = None) -> torch.Tensor:
+        return torch.mps.get_rng_state()
+
+    @staticmethod
+    def set_rng_state(new_state: torch.Tensor, device: Any = None) -> None:
+        torch.mps.set_rng_state(new_state)
+
+
+def _checkpoint_module(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def _get_device_module(device: str = "cuda") -> Any:
+        return _MpsStates if device == "mps" else original(device)
+
+    return _get_device_module
+
+
 # --- flags of CUDA's libraries ------------------------------------------------------------------
 
 
@@ -203,6 +232,12 @@ PATCHES: tuple[Patch, ...] = (
     Patch(lambda: torch, "get_device_module", _get_device_module, "gives the target's own module"),
     Patch(lambda: torch, "set_rng_state", _set_rng_state, "a method of C++ that no mode sees"),
     Patch(lambda: torch.random, "set_rng_state", _set_rng_state, "a method of C++ no mode sees"),
+    Patch(
+        lambda: torch.utils.checkpoint,
+        "_get_device_module",
+        _checkpoint_module,
+        "on MPS torch does not keep the random state for recomputation",
+    ),
     Patch(
         lambda: torch.backends.cuda,
         "preferred_linalg_library",
