@@ -382,6 +382,22 @@ def test_summary_is_lost_quietly_when_stderr_is_closed(folder):
     assert execute_redirected(folder, source, "--target", "cpu") == (0, "", "")
 
 
+def test_simulated_device_is_there_before_the_program(folder):
+    code, out, err = execute_redirected(
+        folder,
+        "import torch; print(torch.ones(2).cuda().device, torch.zeros(1).device)",
+        "--simulate",
+        "mps",
+        "--log-level",
+        "info",
+    )
+    if "torchdevice: error:" in err:
+        pytest.skip(err.strip())  # no compiler here
+    assert (code, out) == (0, "mps:0 mps:0\n")
+    assert f"{folder}/program.py:1: cuda -> mps:0" in err  # the log, as asked for
+    assert "torchdevice: 3 redirections, target mps:0\n" in err
+
+
 @pytest.mark.parametrize("through", ["argument", "variable"])
 def test_absent_target_does_not_start_the_program(folder, through):
     options = ["--target", "xpu"] if through == "argument" else []

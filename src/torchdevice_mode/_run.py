@@ -11,10 +11,12 @@ from __future__ import annotations
 import builtins
 import importlib.machinery
 import io
+import linecache
 import os
 import pkgutil
 import runpy
 import sys
+import textwrap
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -121,7 +123,14 @@ def _prepare_module(program: Program) -> Callable[[], None]:
 def _prepare_code(program: Program) -> Callable[[], None]:
     _set_first_path("")
     sys.argv = ["-c", *program.arguments]
-    return _executes(lambda: compile(program.name, "<string>", "exec", dont_inherit=True))
+    source = program.name
+    if sys.version_info >= (3, 14):
+        source = textwrap.dedent(source)
+    if sys.version_info >= (3, 13):
+        # Since then tracebacks show the lines of such code.
+        lines = source.splitlines(keepends=True)
+        linecache.cache["<string>"] = (len(source), None, lines, "<string>")
+    return _executes(lambda: compile(source, "<string>", "exec", dont_inherit=True))
 
 
 def _prepare_stdin(program: Program) -> Callable[[], None]:
