@@ -467,3 +467,22 @@ def test_a_scripted_module_with_a_device_baked_in_runs(dispatch, target):
     scripted = torch.jit.script(Adder())
     with torchdevice_mode.redirect(dispatch=dispatch):
         assert scripted(torch.ones(2, device="cuda")).tolist() == [2, 2]
+
+
+def test_the_shim_answers_in_backward_also_in_the_engines_threads(redirected):
+    seen = []
+
+    class Asks(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            seen.append(torch.cuda.is_available())
+            return gradient
+
+    x = torch.ones(2, device="cuda", requires_grad=True)
+    Asks.apply(x).sum().backward()
+    assert seen == [True]
+    x.record_stream(torch.cuda.current_stream())

@@ -12,10 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import torch
+
 from ._context import Context
 
-__all__ = ["current", "fall_back_to", "held", "set_everywhere"]
+__all__ = ["carried_to_workers", "current", "fall_back_to", "held", "set_everywhere"]
 
+_TLS_KEY = "torchdevice_context"
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -33,7 +36,9 @@ _everywhere: Context | None = None
 def current() -> Context | None:
     """The context that holds in this thread, or None for plain torch."""
     stack = _local.stack
-    return stack[-1] if stack else _everywhere
+    if stack:
+        return stack[-1]
+    return carried() or _everywhere
 
 
 @contextmanager
@@ -44,6 +49,29 @@ def held(context: Context | None) -> Iterator[None]:
         yield
     finally:
         pop(context)
+
+
+def carried() -> Context | None:
+    """The context that torch's own thread-local state brought here.
+
+    torch hands that state from the thread that calls `backward` to the engine's workers, which
+    Python's thread-local state does not reach.
+    """
+    if not torch._C._is_key_in_tls(_TLS_KEY):
+        return None
+    found: Context | None = torch._C._get_obj_in_tls(_TLS_KEY)
+    return found
+
+
+@contextmanager
+def carried_to_workers(context: Context) -> Iterator[None]:
+    """Let torch hand a context to the worker threads that it starts or uses in a block."""
+    before = carried()
+    torch._C._stash_obj_in_tls(_TLS_KEY, context)
+    try:
+        yield
+    finally:
+        torch._C._stash_obj_in_tls(_TLS_KEY, before)
 
 
 def push(context: Context | None) -> None:

@@ -126,6 +126,13 @@ def pin(
     return args[0]
 
 
+def record_stream(
+    context: Context, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """`x.record_stream(s)`: nothing to do where all work is done on one stream."""
+    return func(*args, **kwargs) if context.target.type == "cuda" else None
+
+
 def ask_pinned(
     context: Context, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
@@ -154,6 +161,7 @@ ROWS: tuple[Rule, ...] = (
     Rule(("torch.Tensor.ipu",), move_to_named("ipu"), "the device is in the method's name"),
     Rule(("torch.Tensor.type",), change_type, "a device can be in the type's name"),
     Rule(("torch.Tensor.pin_memory",), pin, "pinned memory is for CUDA"),
+    Rule(("torch.Tensor.record_stream",), record_stream, "only CUDA has more streams than one"),
     Rule(("torch.Tensor.is_pinned",), ask_pinned, "pinned memory is for CUDA"),
     Rule(("torch.Tensor.copy_",), copy_into, "asynchronous copies corrupt data on MPS"),
 )

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.autograd.graph
 
-from .._active import current
+from .._active import carried_to_workers, current
 from .._modes import entered
 from .._patches import Patch
 
@@ -26,7 +26,7 @@ def _with_mode(run_backward: Callable[..., Any]) -> Callable[..., Any]:
         context = current()
         if context is None or torch.compiler.is_compiling():
             return run_backward(*args, **kwargs)
-        with entered(context):
+        with entered(context), carried_to_workers(context):
             return run_backward(*args, **kwargs)
 
     return run

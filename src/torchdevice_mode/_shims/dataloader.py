@@ -47,7 +47,9 @@ def _prepare(initialise: Callable[..., None]) -> Callable[..., None]:
         # Pinned memory is for CUDA; torch would warn of a wish that the program cannot drop.
         initialise(self, _Unpinned(loader) if loader.pin_memory else loader)
         if self._num_workers and context.target.type != "cpu":
-            self._dataset = to_host(self._dataset)
+            # Past our own mode, which would move these copies back.
+            with torch._C.DisableTorchFunction():
+                self._dataset = to_host(self._dataset)
 
     return prepare
 
