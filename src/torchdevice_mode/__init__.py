@@ -1,7 +1,7 @@
 """Run PyTorch code written for one accelerator, unmodified, on another.
 
 `import torchdevice` gives the same names. Importing it does not import torch: names are
-resolved when they are first used.
+resolved when they are first used. (PYTEST_DONT_REWRITE: no assertions here for pytest to rewrite.)
 """
 
 from __future__ import annotations
