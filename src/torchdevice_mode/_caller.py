@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 import types
 
-__all__ = ["asked_by_torch", "calling_frame"]
+__all__ = ["asked_by_torch", "calling_frame", "only_compares"]
 
 # Modules whose every request is the user's: layers and distributions pass `device=` through.
 _ON_BEHALF = (
@@ -71,3 +71,11 @@ def asked_by_torch(frame: types.FrameType, *, absent: bool) -> bool:
     if name.startswith(_ON_BEHALF) or (absent and name.startswith(_ON_BEHALF_WHEN_ABSENT)):
         return False
     return (name, frame.f_code.co_name) not in _HANDS_ON
+
+
+def only_compares(frame: types.FrameType) -> bool:
+    """Whether torch names an accelerator to ask whether it is there, not to go there.
+
+    GradScaler does so with `torch.device("mps:0")`.
+    """
+    return frame.f_globals.get("__name__") == "torch.amp.grad_scaler"

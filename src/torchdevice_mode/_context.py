@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.compiler import is_compiling
 
 from . import _override
-from ._caller import asked_by_torch
+from ._caller import asked_by_torch, only_compares
 from ._ledger import Ledger
 from ._log import logger, user_frame
 from ._machine import Machine
@@ -39,11 +40,13 @@ class Resolution:
         decision: The policy's decision.
         device: The device to use, or None to hand the request to torch as it came.
         asked: The request as text, for the ledger.
+        redirected: `decision.redirected`, at hand for the hot path.
     """
 
     decision: Decision
     device: torch.device | None
     asked: str
+    redirected: bool
 
 
 class Context:
@@ -95,7 +98,7 @@ class Context:
         decision = decide(request, self.machine, self.settings, overridden)
         device = None if decision.device is None else to_torch(decision.device)
         asked = "no device" if request is None else str(request)
-        return Resolution(decision, device, asked)
+        return Resolution(decision, device, asked, decision.redirected)
 
     def device_for(self, request: Any, frame: types.FrameType | None) -> torch.device | None:
         """The device that replaces a request, or None to leave the request to torch.
@@ -106,20 +109,28 @@ class Context:
 
         Returns:
             The device to put in the request's place; None to change nothing.
+
+        Raises:
+            TypeError: If the request is not hashable, so no device in any form.
         """
-        if torch.compiler.is_compiling():
+        if is_compiling():
             return _device_while_compiling(self.number, request)
         resolution = self.resolve(request)
-        decision = resolution.decision
-        if not decision.redirected:
+        if not resolution.redirected:
             return resolution.device
-        if (
-            decision.yields_to_torch
-            and frame is not None
-            and asked_by_torch(frame, absent=request is None)
+        return self.granted(resolution, request, frame)
+
+    def granted(
+        self, resolution: Resolution, request: Any, frame: types.FrameType | None
+    ) -> torch.device | None:
+        """The device of a redirection, counted; None where torch asks for itself."""
+        decision = resolution.decision
+        if frame is not None and (
+            asked_by_torch(frame, absent=request is None)
+            if decision.yields_to_torch
+            else only_compares(frame)
         ):
             return None
-        assert resolution.device is not None
         self.record("redirection", resolution.asked, resolution.device, decision.reason, frame)
         return resolution.device
 

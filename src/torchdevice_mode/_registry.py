@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.compiler import is_compiling
 
 from ._caller import calling_frame
 from ._context import Context
@@ -90,7 +91,7 @@ def caller(depth: int) -> types.FrameType | None:
     Args:
         depth: 0 in a handler, 1 in a function that a handler calls, and so on.
     """
-    return None if torch.compiler.is_compiling() else calling_frame(depth + 3)
+    return None if is_compiling() else calling_frame(depth + 3)
 
 
 def replacement(context: Context, request: Any, depth: int = 0) -> torch.device | None:
@@ -105,7 +106,12 @@ def replacement(context: Context, request: Any, depth: int = 0) -> torch.device 
         The device; None to hand the call to torch as it came, which is also right for what is
         no device at all: torch has an error for that.
     """
+    if is_compiling():
+        return context.device_for(request, None)
     try:
-        return context.device_for(request, caller(depth + 1))
+        resolution = context.resolve(request)
     except TypeError:  # unhashable
         return None
+    if not resolution.redirected:
+        return resolution.device
+    return context.granted(resolution, request, calling_frame(depth + 3))

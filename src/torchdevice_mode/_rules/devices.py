@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import types
 from collections.abc import Callable
 from typing import Any
 
@@ -26,19 +25,11 @@ def construct_device(
         request = parse(given.get("type", given.get("device")), given.get("index"))
         if request is NOT_A_DEVICE or set(given) - {"type", "index", "device"}:
             return func(*args, **kwargs)
-    frame = caller(0)
-    if request is None or (frame is not None and _only_compares(frame)):
-        return func(*args, **kwargs)
-    device = replacement(context, request)
+    device = None if request is None else replacement(context, request)
     if device is None:
         return func(*args, **kwargs)
     # Already a device: called anew so that modes below ours, and Dynamo, see the construction.
     return func(device)
-
-
-def _only_compares(frame: types.FrameType) -> bool:
-    """GradScaler makes `torch.device("mps:0")` to ask whether it is there, not to go there."""
-    return frame.f_globals.get("__name__") == "torch.amp.grad_scaler"
 
 
 def answer_is_cuda(

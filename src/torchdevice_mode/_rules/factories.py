@@ -24,6 +24,10 @@ def make(
     """A factory: no device means the target, a generator's device, or an enclosing context's."""
     request = kwargs.get("device")
     if request is None:
+        if not kwargs and not context_decides():
+            # The commonest call; what follows is for the others.
+            device = replacement(context, None)
+            return func(*args) if device is None else func(*args, device=device)
         generator = kwargs.get("generator")
         if generator is not None:
             # torch refuses a generator of another device than the tensor's.
