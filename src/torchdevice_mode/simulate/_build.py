@@ -16,7 +16,7 @@ from ..errors import SimulatorError
 __all__ = ["library_path"]
 
 _HERE = Path(__file__).parent
-_SOURCES = ("device.cpp", "kernels.cpp")
+_SOURCES = ("device.cpp", "events.cpp", "kernels.cpp", "memory.cpp")
 _HEADERS = ("device.h",)
 _FLAGS = ("-std=c++20", "-O2", "-g0", "-shared", "-fPIC", "-w")
 

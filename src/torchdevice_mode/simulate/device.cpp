@@ -10,107 +10,7 @@
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 
-#include <chrono>
-#include <map>
-#include <mutex>
-#include <sstream>
-
-#include <pthread.h>
-#include <unistd.h>
-
 namespace simulated {
-
-Counters& counters() {
-  static Counters* instance = new Counters();  // outlives every static that may use it
-  return *instance;
-}
-
-Memory& memory() {
-  static Memory* instance = [] {
-    auto* fresh = new Memory();
-    fresh->total = static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGE_SIZE);
-    return fresh;
-  }();
-  return *instance;
-}
-
-namespace {
-
-bool in_forked_child = false;
-
-std::string readable(int64_t bytes) {
-  const char* units[] = {"bytes", "KiB", "MiB", "GiB"};
-  double value = static_cast<double>(bytes);
-  int unit = 0;
-  while (value >= 1024 && unit < 3) {
-    value /= 1024;
-    ++unit;
-  }
-  std::ostringstream text;
-  text.precision(unit == 0 ? 0 : 2);
-  text << std::fixed << value << ' ' << units[unit];
-  return text.str();
-}
-
-void raise(std::atomic<int64_t>& highest, int64_t value) {
-  int64_t seen = highest.load();
-  while (seen < value && !highest.compare_exchange_weak(seen, value)) {
-  }
-}
-
-} // namespace
-
-void take(size_t bytes) {
-  TORCH_CHECK(
-      !in_forked_child,
-      "Cannot use the simulated MPS device in a forked subprocess: real MPS hangs there. To use "
-      "the device with multiprocessing, you must use the 'spawn' start method");
-  auto& m = memory();
-  const auto size = static_cast<int64_t>(bytes);
-  const int64_t limit = m.limit;
-  const int64_t before = m.allocated.fetch_add(size);
-  if (limit > 0 && before + size > limit) {
-    m.allocated -= size;
-    TORCH_CHECK(
-        false,
-        "MPS backend out of memory (MPS allocated: ", readable(before),
-        ", other allocations: ", readable(0), ", max allowed: ", readable(limit),
-        "). Tried to allocate ", readable(size),
-        " on private pool. Use PYTORCH_MPS_HIGH_WATERMARK_RATIO=0.0 to disable upper limit for "
-        "memory allocations (may cause system failure).");
-  }
-  counters().allocations++;
-  raise(m.peak_allocated, before + size);
-  raise(m.reserved, before + size);
-  raise(m.peak_reserved, m.reserved);
-}
-
-void give_back(size_t bytes) {
-  memory().allocated -= static_cast<int64_t>(bytes);
-  counters().frees++;
-}
-
-namespace {
-
-struct Held {
-  c10::Storage storage;
-  size_t bytes;
-};
-
-void release(void* context) {
-  auto* held = static_cast<Held*>(context);
-  give_back(held->bytes);
-  delete held;
-}
-
-} // namespace
-
-c10::DataPtr as_device_memory(c10::Storage made_on_cpu) {
-  const size_t bytes = made_on_cpu.nbytes();
-  take(bytes);
-  void* data = made_on_cpu.mutable_data();
-  return {data, new Held{std::move(made_on_cpu), bytes}, &release, kDevice};
-}
 
 void check_dtype(at::ScalarType dtype) {
   TORCH_CHECK_TYPE(
@@ -129,6 +29,7 @@ namespace {
 
 struct Allocator final : c10::DeviceAllocator {
   c10::DataPtr allocate(size_t bytes) override {
+    check_size(bytes);
     c10::Storage storage(
         c10::Storage::use_byte_size_t(), bytes, c10::GetCPUAllocator(), /*resizable=*/false);
     return as_device_memory(std::move(storage));
@@ -161,7 +62,7 @@ struct Allocator final : c10::DeviceAllocator {
     memory().peak_reserved = memory().reserved.load();
   }
   std::pair<size_t, size_t> getMemoryInfo(c10::DeviceIndex) override {
-    const int64_t total = memory().limit > 0 ? memory().limit : memory().total;
+    const int64_t total = memory().device_size();
     return {std::max<int64_t>(total - memory().allocated, 0), total};
   }
 };
@@ -216,13 +117,6 @@ const at::Generator& default_generator() {
   static auto* generator = new at::Generator(make_generator());
   return *generator;
 }
-
-// --- events -----------------------------------------------------------------------------------
-
-using Clock = std::chrono::steady_clock;
-std::mutex events_lock;
-std::map<uint32_t, Clock::time_point> events;
-uint32_t last_event = 0;
 
 // --- hooks ------------------------------------------------------------------------------------
 
@@ -284,37 +178,35 @@ struct MPSHooks final : at::MPSHooksInterface {
     return memory().reserved;
   }
   size_t getRecommendedMaxMemory() const override {
-    return memory().limit > 0 ? memory().limit : memory().total;
+    return memory().device_size();
   }
   void setMemoryFraction(double ratio) const override {
-    memory().limit = static_cast<int64_t>(ratio * static_cast<double>(memory().total));
+    memory().fraction = ratio;
+  }
+  c10::Allocator* getPinnedMemoryAllocator() const override {
+    TORCH_CHECK(false, "Cannot pin memory: the simulated MPS device has no pinned memory");
   }
   void profilerStartTrace(const std::string&, bool) const override {}
   void profilerStopTrace() const override {}
 
-  uint32_t acquireEvent(bool) const override {
-    std::lock_guard<std::mutex> guard(events_lock);
-    events[++last_event] = {};
-    return last_event;
+  uint32_t acquireEvent(bool enable_timing) const override {
+    return acquire_event(enable_timing);
   }
   void releaseEvent(uint32_t event) const override {
-    std::lock_guard<std::mutex> guard(events_lock);
-    events.erase(event);
+    release_event(event);
   }
   void recordEvent(uint32_t event) const override {
-    std::lock_guard<std::mutex> guard(events_lock);
-    events[event] = Clock::now();
+    record_event(event);
   }
   void waitForEvent(uint32_t) const override {}
   void synchronizeEvent(uint32_t) const override {
     counters().synchronizations++;
   }
-  bool queryEvent(uint32_t) const override {
-    return true;
+  bool queryEvent(uint32_t event) const override {
+    return query_event(event);
   }
   double elapsedTimeOfEvents(uint32_t start, uint32_t end) const override {
-    std::lock_guard<std::mutex> guard(events_lock);
-    return std::chrono::duration<double, std::milli>(events[end] - events[start]).count();
+    return elapsed_milliseconds(start, end);
   }
 };
 
@@ -332,7 +224,7 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
     return kDevice;
   }
   void setDevice(c10::Device device) const override {
-    TORCH_CHECK(device.index() <= 0, "MPS has one device, but got index ", device.index());
+    TORCH_CHECK(device.is_mps(), "Expected a MPS device, but got ", device);
   }
   void uncheckedSetDevice(c10::Device) const noexcept override {}
   c10::Stream getStream(c10::Device) const override {
@@ -344,10 +236,44 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   c10::Stream exchangeStream(c10::Stream) const override {
     return c10::Stream(c10::Stream::DEFAULT, kDevice);
   }
-  void record(void**, const c10::Stream&, c10::DeviceIndex, c10::EventFlag) const override {}
+  c10::Stream getNewStream(c10::Device, int) const override {
+    return c10::Stream(c10::Stream::DEFAULT, kDevice);
+  }
+  // An event is made when it is first recorded; the pointer carries its number.
+  void record(
+      void** event, const c10::Stream&, c10::DeviceIndex, c10::EventFlag flag) const override {
+    if (*event == nullptr) {
+      const bool timed = flag == c10::EventFlag::BACKEND_DEFAULT;
+      *event = reinterpret_cast<void*>(static_cast<uintptr_t>(acquire_event(timed)));
+    }
+    record_event(number(*event));
+  }
   void block(void*, const c10::Stream&) const override {}
-  bool queryEvent(void*) const override {
-    return true;
+  bool queryEvent(void* event) const override {
+    return event == nullptr || query_event(number(event));
+  }
+  void destroyEvent(void* event, c10::DeviceIndex) const noexcept override {
+    if (event != nullptr) {
+      release_event(number(event));
+    }
+  }
+  double elapsedTime(void* start, void* end, c10::DeviceIndex) const override {
+    TORCH_CHECK(
+        start != nullptr && end != nullptr,
+        "Both events must be recorded before calculating elapsed time.");
+    return elapsed_milliseconds(number(start), number(end));
+  }
+  c10::DeviceCapability getDeviceCapability(c10::Device) const override {
+    c10::DeviceCapability capability;
+    capability.capability_data.capability_bits = 0;
+    for (auto index :
+         {c10::kIndex_Byte, c10::kIndex_Char, c10::kIndex_Short, c10::kIndex_Int, c10::kIndex_Long,
+          c10::kIndex_Half, c10::kIndex_Float, c10::kIndex_ComplexHalf, c10::kIndex_ComplexFloat,
+          c10::kIndex_Bool, c10::kIndex_BFloat16, c10::kIndex_UInt16, c10::kIndex_UInt32,
+          c10::kIndex_UInt64}) {
+      capability.capability_data.capability_bits |= uint64_t{1} << index;
+    }
+    return capability;
   }
   c10::DeviceIndex deviceCount() const noexcept override {
     return 1;
@@ -364,11 +290,15 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   void synchronizeDevice(c10::DeviceIndex) const override {
     counters().synchronizations++;
   }
+
+ private:
+  static uint32_t number(void* event) {
+    return static_cast<uint32_t>(reinterpret_cast<uintptr_t>(event));
+  }
 };
 
 const bool registered = [] {
   c10::SetAllocator(c10::DeviceType::MPS, &allocator());
-  pthread_atfork(nullptr, nullptr, [] { in_forked_child = true; });
   return true;
 }();
 

@@ -1,4 +1,4 @@
-// What the two halves of the simulated accelerator share: counters, memory accounting, errors.
+// What the parts of the simulated accelerator share: counters, memory accounting, errors.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -33,10 +33,18 @@ struct Memory {
   std::atomic<int64_t> peak_allocated{0};
   std::atomic<int64_t> reserved{0};
   std::atomic<int64_t> peak_reserved{0};
-  std::atomic<int64_t> limit{0};  // 0: the host's memory is the only limit
-  std::atomic<int64_t> total{0};
+  std::atomic<int64_t> limit{0};  // of a device made small by a test; 0 for the host's memory
+  std::atomic<double> fraction{0};  // of the device that the process may take; 0 for all
+  std::atomic<int64_t> host{0};
+
+  int64_t device_size() const {
+    return limit > 0 ? limit.load() : host.load();
+  }
 };
 Memory& memory();
+
+// Raises for a block that no device has, before the host is asked for it.
+void check_size(size_t bytes);
 
 // Accounts for bytes, or raises the error that Metal's allocator raises.
 void take(size_t bytes);
@@ -50,5 +58,12 @@ at::Generator cpu_generator(const std::optional<at::Generator>& generator);
 
 // Raises what Metal raises for a dtype that it lacks.
 void check_dtype(at::ScalarType dtype);
+
+// Events by their number.
+uint32_t acquire_event(bool timed);
+void release_event(uint32_t id);
+void record_event(uint32_t id);
+bool query_event(uint32_t id);
+double elapsed_milliseconds(uint32_t start_id, uint32_t end_id);
 
 } // namespace simulated
