@@ -9,6 +9,7 @@
 
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/ivalue.h>
+#include <ATen/native/TensorFactories.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/library.h>
 
@@ -350,6 +351,20 @@ at::Tensor empty_strided(
       scalar_type);
 }
 
+// Zeros without memory, which autograd makes; every operator but a few sees real zeros for them.
+at::Tensor efficient_zeros(
+    c10::SymIntArrayRef size, std::optional<at::ScalarType> dtype,
+    std::optional<c10::Layout> layout, std::optional<c10::Device> device,
+    std::optional<bool> pin_memory) {
+  const auto scalar_type = c10::dtype_or_default(dtype);
+  check_dtype(scalar_type);
+  at::native::ZeroTensorAllocator no_memory(kDevice);
+  return at::detail::empty_generic(
+      C10_AS_INTARRAYREF_SLOW(size), &no_memory,
+      c10::DispatchKeySet(c10::DispatchKey::MPS) | c10::DispatchKeySet(c10::DispatchKey::ZeroTensor),
+      scalar_type, std::nullopt);
+}
+
 void copy_bytes(const at::Tensor& from, const at::Tensor& to) {
   auto& c = counters();
   if (!on_device(from)) {
@@ -444,6 +459,7 @@ TORCH_LIBRARY_IMPL(aten, MPS, m) {
   m.impl("scaled_dot_product_attention", attention);
   m.impl("empty.memory_format", empty_memory_format);
   m.impl("empty_strided", empty_strided);
+  m.impl("_efficientzerotensor", efficient_zeros);
   m.impl("copy_", copy_);
   m.impl("_copy_from", copy_from);
   m.impl("_copy_from_and_resize", copy_from_and_resize);

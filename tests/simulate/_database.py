@@ -1,0 +1,189 @@
+"""PyTorch's operator database on two devices: samples, copies, and what equal means."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.testing._internal.common_methods_invocations import op_db
+from torch.testing._internal.opinfo.core import OpInfo, SampleInput
+from torch.utils._pytree import tree_leaves, tree_map
+
+DEVICE = torch.device("mps", 0)
+
+# torch writes these for CUDA alone; the CPU takes no sample of theirs.
+_CUDA_ONLY = (
+    "jiterator_",
+    "nn.functional.batch_norm.without_cudnn",
+    "jiterator_",
+    "torch.ops.aten._flash_attention",
+    "torch.ops.aten._efficient_attention",
+)
+
+OPERATORS: dict[str, OpInfo] = {
+    op.full_name: op for op in op_db if not op.full_name.startswith(_CUDA_ONLY)
+}
+
+DTYPES = (torch.float32, torch.int64, torch.bool, torch.complex64, torch.float16)
+
+SAMPLES = 20  # of each operator, dtype and test; some operators have hundreds
+_FEWER_SAMPLES = {"grid_sampler_3d": 3}  # a hundred times slower than the others
+
+REFUSED_DTYPES = frozenset({torch.float64, torch.complex128})
+
+# Their values are whatever the memory held.
+UNINITIALIZED = frozenset(
+    {"empty", "empty_like", "empty_strided", "empty_permuted", "new_empty", "new_empty_strided"}
+)
+
+# torch wants these arguments on the CPU, wherever the others are.
+_CPU_ARGUMENTS = frozenset({"tensor_split"})
+
+# The database does not name a device for these.
+_FACTORIES = frozenset({"arange", "linspace", "linspace.tensor_overload"})
+
+# The CPU has a fused kernel and the device, as Metal, has none: other roundings.
+_FUSED_ON_CPU = {
+    "nn.functional.scaled_dot_product_attention": {"rtol": 2e-2, "atol": 3e-3},
+    "nn.functional.linear_cross_entropy": {"rtol": 2e-2, "atol": 1e-3},
+}
+
+
+class Run(NamedTuple):
+    """What an operator returned, and its inputs afterwards."""
+
+    result: Any
+    inputs: Any
+
+
+def seed() -> None:
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+def samples(op: OpInfo, dtype: torch.dtype, *, grad: bool = False) -> list[SampleInput]:
+    """The first samples of the database, always the same."""
+    seed()
+    count = _FEWER_SAMPLES.get(op.full_name, SAMPLES)
+    return list(islice(op.sample_inputs("cpu", dtype, requires_grad=grad), count))
+
+
+def on(device: torch.device, value: Any) -> Any:
+    """A copy on a device, of tensors and of what names a device."""
+
+    def moved(leaf: Any) -> Any:
+        if isinstance(leaf, torch.Tensor):
+            return leaf.detach().clone().to(device).requires_grad_(leaf.requires_grad)
+        if isinstance(leaf, torch.Generator):
+            return torch.Generator(device).manual_seed(leaf.initial_seed())
+        names_cpu = isinstance(leaf, torch.device) or (isinstance(leaf, str) and leaf == "cpu")
+        return device if names_cpu else leaf
+
+    return tree_map(moved, value)
+
+
+def inputs_on(device: torch.device, op: OpInfo, sample: SampleInput) -> tuple[list, dict]:
+    """Positional and keyword arguments of a sample, on a device."""
+    first = on(device, sample.input)
+    args = sample.args if op.full_name in _CPU_ARGUMENTS else on(device, sample.args)
+    kwargs = on(device, sample.kwargs)
+    if op.full_name in _FACTORIES:
+        kwargs.setdefault("device", device)
+    return [first, *args], kwargs
+
+
+def call(op: Any, args: list, kwargs: dict, **more: Any) -> Run:
+    seed()
+    return Run(op(*args, **kwargs, **more), (args, kwargs))
+
+
+def gradients(op: OpInfo, sample: SampleInput, device: torch.device) -> Run | None:
+    """The result, and what backward leaves on each input that requires a gradient."""
+    run = call(op, *inputs_on(device, op, sample))
+    result = run.result
+    if sample.output_process_fn_grad is not None:
+        result = sample.output_process_fn_grad(result)
+    wanted = [x for x in tree_leaves(run.inputs) if _requires_grad(x)]
+    outputs = [x for x in tree_leaves(result) if _requires_grad(x)]
+    if not outputs:
+        return None
+    seed()
+    weights = [torch.randn(x.shape, dtype=x.dtype).to(x.device) for x in outputs]
+    return Run(run.result, torch.autograd.grad(outputs, wanted, weights, allow_unused=True))
+
+
+class NothingCompared(AssertionError):
+    """The CPU accepted no sample, so the test says nothing."""
+
+
+def on_both(
+    op: OpInfo, dtypes: list[torch.dtype], function: Any, *, grad: bool = False
+) -> Iterator[tuple[Any, Any]]:
+    """What a function gives on the CPU and on the device, for each sample the CPU accepts.
+
+    What has float64 in it must be refused by the device, and is then left out.
+    """
+    compared = 0
+    for dtype in dtypes:
+        for sample in samples(op, dtype, grad=grad):
+            try:
+                expected = function(op, sample, torch.device("cpu"))
+            except Exception:  # what the CPU refuses, in whatever way, is nobody's question
+                continue
+            if expected is None:
+                continue
+            compared += 1
+            if _refused(expected) or _refused((sample.input, sample.args, sample.kwargs)):
+                assert_refused(function, op, sample)
+            else:
+                yield expected, function(op, sample, DEVICE)
+    if not compared:
+        raise NothingCompared(f"the CPU refuses every sample of {op.full_name}")
+
+
+def assert_refused(function: Any, op: OpInfo, sample: SampleInput) -> None:
+    try:
+        function(op, sample, DEVICE)
+    except TypeError as error:
+        assert "MPS" in str(error)
+        return
+    raise AssertionError(f"float64 was not refused: {sample}")
+
+
+def assert_same(op: OpInfo, expected: Any, actual: Any, *, strides: bool = True) -> None:
+    """Equal in structure, and tensors in shape, dtype and values; the actual on the device."""
+    left, right = tree_leaves(expected), tree_leaves(actual)
+    assert len(left) == len(right), f"{len(right)} results instead of {len(left)}"
+    for one, other in zip(left, right, strict=True):
+        if not isinstance(one, torch.Tensor):
+            assert one == other or (one != one and other != other) or one == torch.device("cpu")
+            continue
+        if op.full_name not in _CPU_ARGUMENTS:
+            assert other.device == DEVICE, f"the result is on {other.device}"
+        assert one.shape == other.shape, f"shape {other.shape} instead of {one.shape}"
+        if strides:
+            assert one.stride() == other.stride(), f"{other.stride()} instead of {one.stride()}"
+        assert one.dtype == other.dtype, f"{other.dtype} instead of {one.dtype}"
+        assert one.requires_grad == other.requires_grad
+        assert (one.is_conj(), one.is_neg()) == (other.is_conj(), other.is_neg())
+        if op.name not in UNINITIALIZED:
+            tolerance = _FUSED_ON_CPU.get(op.name, {})
+            torch.testing.assert_close(
+                other.detach().cpu(), one.detach().cpu(), equal_nan=True, **tolerance
+            )
+
+
+def _requires_grad(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.requires_grad
+
+
+def _refused(value: Any) -> bool:
+    return any(
+        isinstance(leaf, torch.Tensor) and leaf.dtype in REFUSED_DTYPES
+        for leaf in tree_leaves(value)
+    )

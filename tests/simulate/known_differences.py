@@ -1,0 +1,63 @@
+"""Where the simulated device differs from the CPU in PyTorch's operator database, and why.
+
+A listed operator must differ: when it no longer does, its test fails and the row goes. Two
+differences need no row, because the tests ask for them: what has float64 in it is refused, and
+attention, which has a fused kernel on the CPU, rounds otherwise.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ._database import NothingCompared
+
+
+class Difference(NamedTuple):
+    """One row.
+
+    Attributes:
+        checks: The tests that fail: "result", "gradient", "in_place", "out" or "view".
+        error: What they fail with.
+        reason: Why, in a sentence.
+    """
+
+    checks: tuple[str, ...]
+    error: type[Exception]
+    reason: str
+
+
+_NO_OUT = "The database says that it takes out=, but it does not."
+_NO_COMPRESSED = (
+    "The simulated device has no compressed sparse tensors, so the input cannot be made."
+)
+_LU_SOLVE = (
+    "torch's own kernel of linalg_lu_solve.out for MPS, in torch/_refs/linalg, returns early when "
+    "out is empty: real MPS has this fault too."
+)
+
+KNOWN_DIFFERENCES: dict[str, Difference] = {
+    "sparse.sampled_addmm": Difference(
+        ("result", "gradient", "out"), NotImplementedError, _NO_COMPRESSED
+    ),
+    "sparse.mm.reduce": Difference(("result", "gradient"), NotImplementedError, _NO_COMPRESSED),
+    "to_sparse": Difference(
+        ("result", "gradient"),
+        NotImplementedError,
+        "The simulated device has no sparse tensors.",
+    ),
+    "mode": Difference(
+        ("out",),
+        RuntimeError,
+        "torch refuses mode with out= on every device but CPU, CUDA and XPU: so does real MPS.",
+    ),
+    "lu_solve": Difference(("out",), AssertionError, _LU_SOLVE),
+    "linalg.lu_solve": Difference(("out",), AssertionError, _LU_SOLVE),
+    "float_power": Difference(
+        ("in_place",),
+        NothingCompared,
+        "The result is float64, which no tensor of another dtype can take in place.",
+    ),
+    "equal": Difference(("out",), NothingCompared, _NO_OUT),
+    "_batch_norm_with_update": Difference(("out",), NothingCompared, _NO_OUT),
+    "histogramdd": Difference(("out",), NothingCompared, _NO_OUT),
+}

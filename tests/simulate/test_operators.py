@@ -1,0 +1,103 @@
+"""Every operator of PyTorch's database gives on the simulated device what it gives on the CPU."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+import torch
+
+if os.environ.get("TORCHDEVICE_TEST_SIMULATED") != "1":
+    pytest.skip("the device is not simulated in this run", allow_module_level=True)
+
+from torch.testing._internal.opinfo.core import OpInfo, SampleInput
+from torch.utils._pytree import tree_map
+
+from ._database import DTYPES, OPERATORS, Run, assert_same, call, gradients, inputs_on, on_both
+from .known_differences import KNOWN_DIFFERENCES
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def parameters(check: str, names: list[str]) -> list[Any]:
+    """Operators as parameters, each with its row of the known differences as a strict xfail."""
+    rows = []
+    for name in names:
+        known = KNOWN_DIFFERENCES.get(name)
+        marks = []
+        if known is not None and check in known.checks:
+            marks = [pytest.mark.xfail(raises=known.error, reason=known.reason, strict=True)]
+        rows.append(pytest.param(OPERATORS[name], id=name, marks=marks))
+    return rows
+
+
+def chosen_dtype(op: OpInfo) -> torch.dtype:
+    return next(dtype for dtype in (*DTYPES, *op.dtypes) if dtype in op.dtypes)
+
+
+def run(op: OpInfo, sample: SampleInput, device: torch.device) -> Run:
+    return call(op, *inputs_on(device, op, sample))
+
+
+def run_in_place(op: OpInfo, sample: SampleInput, device: torch.device) -> Run | None:
+    if sample.broadcasts_input:
+        return None
+    args, kwargs = inputs_on(device, op, sample)
+    done = call(op.inplace_variant, args, kwargs)
+    assert done.result is args[0]
+    return done
+
+
+def run_with_out(*, sized: bool) -> Any:
+    def run_out(op: OpInfo, sample: SampleInput, device: torch.device) -> Run:
+        result = run(op, sample, device).result
+        out = tree_map(lambda x: torch.zeros_like(x) if sized else x.new_empty(0), result)
+        return call(op, *inputs_on(device, op, sample), out=out)._replace(inputs=out)
+
+    return run_out
+
+
+@pytest.mark.parametrize("op", parameters("result", list(OPERATORS)))
+def test_results_and_inputs_are_those_of_the_cpu(op: OpInfo) -> None:
+    dtypes = [dtype for dtype in DTYPES if dtype in op.dtypes] or [chosen_dtype(op)]
+    for expected, actual in on_both(op, dtypes, run):
+        assert_same(op, expected, actual)
+
+
+@pytest.mark.parametrize(
+    "op",
+    parameters(
+        "gradient",
+        [
+            name
+            for name, op in OPERATORS.items()
+            if op.supports_autograd and torch.float32 in op.supported_backward_dtypes("cpu")
+        ],
+    ),
+)
+def test_gradients_are_those_of_the_cpu(op: OpInfo) -> None:
+    for expected, actual in on_both(op, [torch.float32], gradients, grad=True):
+        assert_same(op, expected, actual, strides=False)
+
+
+@pytest.mark.parametrize(
+    "op", parameters("in_place", [name for name, op in OPERATORS.items() if op.inplace_variant])
+)
+def test_in_place_writes_what_the_cpu_writes(op: OpInfo) -> None:
+    for expected, actual in on_both(op, [chosen_dtype(op)], run_in_place):
+        assert_same(op, expected, actual)
+
+
+@pytest.mark.parametrize(
+    "op", parameters("out", [name for name, op in OPERATORS.items() if op.supports_out])
+)
+def test_out_receives_what_the_cpu_writes(op: OpInfo) -> None:
+    for sized in (True, False):
+        for expected, actual in on_both(op, [chosen_dtype(op)], run_with_out(sized=sized)):
+            assert_same(op, expected, actual)
+
+
+@pytest.mark.parametrize("name", KNOWN_DIFFERENCES)
+def test_known_differences_are_of_operators_that_exist(name: str) -> None:
+    assert name in OPERATORS
