@@ -20,10 +20,11 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from typing import Any
 
 from ..errors import SimulatorError
 from ._build import library_path
+from ._compile import compile_without_inductor
+from ._visible import make_visible
 
 __all__ = [
     "REAL_GAPS_2_13",
@@ -87,6 +88,12 @@ REAL_GAPS_2_13: frozenset[str] = frozenset(
 )
 """Operators that torch 2.13's Metal backend has no kernel for, as far as they are known."""
 
+# Where torch keeps kernels that call other operators and so serve every device.
+_COMPOSITE = (
+    "CompositeImplicitAutograd",
+    "CompositeExplicitAutograd",
+    "CompositeExplicitAutogradNonFunctional",
+)
 _library: ctypes.CDLL | None = None
 _lock = threading.Lock()
 
@@ -163,7 +170,9 @@ def load(device: str = "mps") -> None:
         library.simulated_counter.restype = ctypes.c_int64
         library.simulated_limit_memory.restype = ctypes.c_int64
         library.simulated_limit_memory.argtypes = [ctypes.c_int64]
-        _make_visible()
+        _check_found()
+        make_visible()
+        compile_without_inductor()
         _library = library
 
 
@@ -211,32 +220,56 @@ def memory_limit(limit: int) -> Iterator[None]:
 def missing_operators(names: Iterable[str]) -> Iterator[None]:
     """Take operators away: calling them raises what Metal raises.
 
+    An operator that the device lacks anyway may be named too. Blocks may be nested.
+
     Args:
         names: Operators such as `"aten::linalg_eig"` or `"linalg_eig"`, for all overloads, or
             with one overload: `"aten::add.Tensor"`.
 
     Raises:
-        SimulatorError: If the device has no such operator.
+        SimulatorError: If torch has no such operator, or makes it of other operators.
     """
-    taken: list[tuple[bytes, bytes]] = []
+    if isinstance(names, str):
+        names = [names]
+    taken: list[str] = []
     try:
         for name in names:
-            taken.append(_take_away(name))  # noqa: PERF401 - what was taken so far is given back
+            taken += _take_away(name)
         yield
     finally:
-        for operator, overload in reversed(taken):
-            _loaded().simulated_set_missing(operator, overload, 0)
+        for operator in taken:
+            _set_missing(operator, False)
 
 
-def _take_away(name: str) -> tuple[bytes, bytes]:
-    operator, dot, overload = name.removeprefix("aten::").partition(".")
-    wanted = f"aten::{operator}".encode(), (overload if dot else "*").encode()
-    if not _loaded().simulated_set_missing(*wanted, 1):
+def _take_away(name: str) -> list[str]:
+    """Take all overloads of an operator away; returns those that were there to be taken."""
+    import torch
+
+    wanted = "aten::" + name.removeprefix("aten::")
+    overloads = [
+        found
+        for found in torch._C._dispatch_get_all_op_names()
+        if found == wanted or ("." not in wanted and found.partition(".")[0] == wanted)
+    ]
+    if not overloads:
         raise SimulatorError(
-            f"The simulated device has no kernel of its own for {name!r}, so it cannot be taken "
-            f"away: name an operator such as 'aten::linalg_eig'."
+            f"torch has no operator {name!r}, so it cannot be taken away: name an operator such "
+            f"as 'aten::linalg_eig'."
         )
-    return wanted
+    taken = [found for found in overloads if _set_missing(found, True)]
+    has = torch._C._dispatch_has_kernel_for_dispatch_key
+    if not taken and all(any(has(found, key) for key in _COMPOSITE) for found in overloads):
+        raise SimulatorError(
+            f"torch makes {name!r} of other operators on every device, so it cannot be missing: "
+            f"name the operators that it is made of."
+        )
+    return taken
+
+
+def _set_missing(name: str, missing: bool) -> bool:
+    """Take one overload away or give it back; returns whether that changed anything."""
+    operator, _, overload = name.partition(".")
+    return bool(_loaded().simulated_set_missing(operator.encode(), overload.encode(), missing))
 
 
 def _loaded() -> ctypes.CDLL:
@@ -245,8 +278,7 @@ def _loaded() -> ctypes.CDLL:
     return _library
 
 
-def _make_visible() -> None:
-    """Set what a Linux build of torch leaves out on the Python side."""
+def _check_found() -> None:
     import torch
 
     if not torch._C._mps_is_available():
@@ -254,17 +286,3 @@ def _make_visible() -> None:
             "Something asked torch about MPS before the simulated device was loaded: call "
             "simulate.load() earlier."
         )
-    torch._C._has_mps = True
-    for name, value in {"_mps_get_name": "Simulated MPS", "_mps_get_core_count": 8}.items():
-        if not hasattr(torch._C, name):
-            setattr(torch._C, name, lambda value=value: value)
-    plain_new = torch.UntypedStorage.__new__
-
-    def new(cls: type, *args: Any, **kwargs: Any) -> Any:
-        device = kwargs.get("device")
-        if device is None or torch.device(device).type != "mps":
-            return plain_new(cls, *args, **kwargs)
-        size: Any = args[0] if args else 0
-        return torch.empty(size, dtype=torch.uint8, device="mps").untyped_storage()
-
-    setattr(torch.UntypedStorage, "__new__", new)

@@ -1,0 +1,46 @@
+"""What a Linux build of torch leaves out on the Python side of the `mps` device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["make_visible"]
+
+_NAME = "Simulated MPS"
+_CORES = 8
+
+
+def make_visible() -> None:
+    """Set the attributes and the constructor that a Linux build lacks; they stay set."""
+    import torch
+
+    torch._C._has_mps = True
+    for name, value in {
+        "_mps_get_name": _NAME,
+        "_mps_get_core_count": _CORES,
+        "_mps_isCaptureEnabled": False,
+        "_mps_isCapturing": False,
+    }.items():
+        if not hasattr(torch._C, name):
+            setattr(torch._C, name, lambda value=value: value)
+    _make_storages(torch.UntypedStorage)
+
+
+def _make_storages(storage: type) -> None:
+    """Let `UntypedStorage(..., device="mps")` make one, which C++ does only for its own devices."""
+    import torch
+
+    plain_new = storage.__new__
+
+    def new(cls: type, *args: Any, **kwargs: Any) -> Any:
+        device = kwargs.get("device")
+        if device is None or torch.device(device).type != "mps":
+            return plain_new(cls, *args, **kwargs)
+        # On the CPU first: torch checks the arguments, and a sequence gives the bytes.
+        made = plain_new(cls, *args, **{**kwargs, "device": "cpu"})
+        on_device = torch.empty(made.nbytes(), dtype=torch.uint8, device="mps").untyped_storage()
+        if args and not isinstance(args[0], int):
+            on_device.copy_(made)
+        return on_device
+
+    setattr(storage, "__new__", staticmethod(new))
