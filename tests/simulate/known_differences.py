@@ -27,9 +27,7 @@ class Difference(NamedTuple):
 
 
 _NO_OUT = "The database says that it takes out=, but it does not."
-_NO_COMPRESSED = (
-    "The simulated device has no compressed sparse tensors, so the input cannot be made."
-)
+_NO_COMPRESSED = "The simulated device has no compressed sparse tensors, so there is no input."
 _LU_SOLVE = (
     "torch's own kernel of linalg_lu_solve.out for MPS, in torch/_refs/linalg, returns early when "
     "out is empty: real MPS has this fault too."
