@@ -38,12 +38,13 @@ class RedirectFunctionMode(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        try:
-            if func in RULES:
-                return RULES[func](self.context, func, args, kwargs or {})
-            return func(*args, **kwargs) if kwargs else func(*args)
-        except Exception as error:
-            retry = recover(self.context, func, args, kwargs or {}, error)
-            if retry is None:
-                raise
-        return retry()
+        while True:
+            try:
+                if func in RULES:
+                    return RULES[func](self.context, func, args, kwargs or {})
+                return func(*args, **kwargs) if kwargs else func(*args)
+            except Exception as error:
+                call = recover(self.context, func, args, kwargs or {}, error)
+                if call is None:
+                    raise
+            func, args, kwargs = call

@@ -1,0 +1,536 @@
+"""What is done when torch refuses a call: memory, float64, strays, and what is left to torch.
+
+Metal's refusals come from the simulated device, so much here runs in the simulated run only.
+"""
+
+from __future__ import annotations
+
+import gc
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+import torchdevice_mode
+from torchdevice_mode import simulate
+from torchdevice_mode._log import forget_warnings
+from torchdevice_mode.errors import TorchDeviceWarning
+
+on_simulated = pytest.mark.skipif(not simulate.is_loaded(), reason="needs the simulated device")
+MIB = 2**20
+
+
+@pytest.fixture(autouse=True)
+def warnings_are_said_anew():
+    forget_warnings()
+
+
+@pytest.fixture
+def events():
+    """Events of a kind that the ledger counted since the test began, on lines of this file."""
+
+    def count():
+        found = {}
+        for entry in torchdevice_mode.ledger().entries():
+            if entry.site.file == __file__:
+                kind = entry.site.kind
+                found[kind] = found.get(kind, 0) + entry.count
+        return found
+
+    before = count()
+    return lambda kind: count().get(kind, 0) - before.get(kind, 0)
+
+
+def from_numpy(*values, dtype=np.float32):
+    """A CPU tensor under every policy."""
+    return torch.from_numpy(np.array(values, dtype=dtype))
+
+
+# --- memory ---------------------------------------------------------------------------------
+
+
+class Large:
+    """Tensors of 4 MiB, made before memory is short."""
+
+    def __init__(self):
+        self.held = torch.ones(MIB, device="cuda")
+        self.stray = torch.from_numpy(np.ones(MIB, np.float32))
+        self.weight = torch.ones(1024, 1024, device="cuda", requires_grad=True)
+        self.loss = (self.weight * 2).relu().sum()
+        self.linear = torch.nn.Linear(1024, 1024)
+
+
+EXHAUSTING = {
+    "factory": lambda x: torch.zeros(MIB, device="cuda"),
+    "factory without a device": lambda x: torch.empty(MIB),
+    "likeness": lambda x: torch.randn_like(x.held),
+    "data": lambda x: torch.tensor(np.ones(MIB, np.float32)),
+    "operator": lambda x: x.held + x.held,
+    "function": lambda x: torch.nn.functional.relu(x.held),
+    "aten": lambda x: torch.ops.aten.add(x.held, x.held),
+    "clone": lambda x: x.held.clone(),
+    "to": lambda x: x.stray.to("cuda"),
+    "cuda": lambda x: x.stray.cuda(),
+    "adoption": lambda x: x.stray + x.held,
+    "layer": lambda x: torch.nn.Linear(1024, 1024),
+    "module": lambda x: x.linear(x.weight),
+    "module.to": lambda x: torch.nn.Linear(1024, 1024, device="meta").to_empty(device="cuda"),
+    "backward": lambda x: x.loss.backward(),
+    "autograd.grad": lambda x: torch.autograd.grad(x.loss, x.weight),
+    "resize_": lambda x: torch.empty(0, device="cuda").resize_(MIB),
+    "legacy constructor": lambda x: torch.cuda.FloatTensor(MIB),
+    "storage": lambda x: torch.UntypedStorage(4 * MIB, device="cuda"),
+}
+
+
+@on_simulated
+@pytest.mark.parametrize("call", EXHAUSTING.values(), ids=EXHAUSTING)
+def test_out_of_memory_is_the_exception_that_cuda_programs_catch(redirected, call):
+    tensors = Large()
+    gc.collect()  # what earlier tests left must not make room now
+    with simulate.memory_limit(torch.cuda.memory_allocated() + MIB):
+        with pytest.raises(torch.OutOfMemoryError, match=r"out of memory\.") as caught:
+            call(tensors)
+        assert type(caught.value.__cause__) is RuntimeError
+        assert "MPS backend out of memory" in str(caught.value.__cause__)
+        assert torch.zeros(8, device="cuda").sum().item() == 0
+
+
+@on_simulated
+def test_out_of_memory_of_plain_torch_is_its_own():
+    with torchdevice_mode.redirect(), torchdevice_mode.native(), simulate.memory_limit(MIB):
+        with pytest.raises(RuntimeError, match="MPS backend out of memory") as caught:
+            torch.zeros(MIB, device="mps")
+    assert type(caught.value) is RuntimeError
+
+
+def test_running_out_of_the_cpus_memory_counts_where_it_is_the_target():
+    with torchdevice_mode.redirect(target="cpu"):
+        with pytest.raises(torch.OutOfMemoryError, match=r"out of memory\."):
+            torch.empty(2**50, device="cuda")
+
+
+def test_an_out_of_memory_error_that_the_program_raises_passes_as_it_is(redirected):
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+
+    class Fails(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            raise error
+
+    with pytest.raises(torch.OutOfMemoryError) as caught:
+        Fails.apply(torch.ones(1, device="cuda", requires_grad=True)).backward()
+    assert caught.value is error
+
+
+# --- float64 --------------------------------------------------------------------------------
+
+WIDE = np.arange(3.0)
+DOUBLES = {
+    "factory": lambda: torch.arange(3, dtype=torch.float64, device="cuda"),
+    "factory without a device": lambda: torch.arange(3, dtype=torch.double),
+    "linspace": lambda: torch.linspace(0, 2, 3, dtype=torch.float64),
+    "tensor of an array": lambda: torch.tensor(WIDE, device="cuda"),
+    "as_tensor of an array": lambda: torch.as_tensor(WIDE, device="cuda"),
+    "as_tensor without a device": lambda: torch.as_tensor(WIDE),
+    "new_tensor": lambda: torch.ones(1, device="cuda").new_tensor([0, 1, 2], dtype=torch.float64),
+    "to a device": lambda: torch.from_numpy(WIDE).to("cuda"),
+    "to by keywords": lambda: torch.arange(3).to(device="cuda", dtype=torch.float64),
+    "cuda": lambda: torch.from_numpy(WIDE).cuda(),
+    "to a dtype": lambda: torch.arange(3, device="cuda").to(torch.float64),
+    "double": lambda: torch.arange(3, device="cuda").double(),
+    "type": lambda: torch.arange(3, device="cuda").type(torch.float64),
+    "type by name": lambda: torch.arange(3, device="cuda").type("torch.cuda.DoubleTensor"),
+    "cumsum": lambda: torch.tensor([0.0, 1, 1], device="cuda").cumsum(0, dtype=torch.float64),
+    "softmax": lambda: (
+        torch.nn.functional.softmax(torch.zeros(3, device="cuda"), 0, dtype=torch.float64)
+        * torch.tensor([0.0, 3, 6], device="cuda")
+    ),
+    "adoption": lambda: torch.zeros(3, device="cuda") + torch.from_numpy(WIDE),
+}
+
+
+@on_simulated
+@pytest.mark.parametrize("call", DOUBLES.values(), ids=DOUBLES)
+def test_float64_is_cast_down_where_the_target_lacks_it(redirected, target, events, call):
+    with pytest.warns(TorchDeviceWarning, match="float64") as said:
+        result = call()
+    assert result.device == target
+    assert result.dtype is torch.float32
+    torch.testing.assert_close(result.cpu().tolist(), [0.0, 1.0, 2.0])
+    assert [(w.message.slug, w.filename) for w in said] == [("float64-downcast", __file__)]
+    assert events("downcast") == 1
+
+
+@on_simulated
+@pytest.mark.parametrize("call", DOUBLES.values(), ids=DOUBLES)
+def test_float64_stays_on_the_cpu_on_request(events, call):
+    with torchdevice_mode.redirect(float64="cpu"), warnings.catch_warnings():
+        warnings.simplefilter("error", TorchDeviceWarning)
+        result = call()
+    assert result.device.type == "cpu"
+    assert result.dtype is torch.float64
+    torch.testing.assert_close(result.tolist(), [0.0, 1.0, 2.0])
+    assert events("fallback") + events("adoption") >= 1
+
+
+@on_simulated
+@pytest.mark.parametrize("call", DOUBLES.values(), ids=DOUBLES)
+def test_float64_is_torchs_error_on_request(events, call):
+    with torchdevice_mode.redirect(float64="error"):
+        with pytest.raises((TypeError, RuntimeError), match=r"float64|same device"):
+            call()
+    assert events("downcast") == events("fallback") == 0
+
+
+COMPLEX = {
+    "factory": lambda: torch.tensor([1 + 2j], dtype=torch.complex128, device="cuda"),
+    "data": lambda: torch.tensor(np.array([1 + 2j]), device="cuda"),
+    "cuda": lambda: torch.from_numpy(np.array([1 + 2j])).cuda(),
+    "cdouble": lambda: torch.tensor([1 + 2j], device="cuda").cdouble(),
+}
+
+
+@on_simulated
+@pytest.mark.parametrize("call", COMPLEX.values(), ids=COMPLEX)
+def test_complex128_is_cast_down_and_keeps_its_imaginary_part(redirected, target, call):
+    with pytest.warns(TorchDeviceWarning, match="float64-downcast"):
+        result = call()
+    assert (result.device, result.dtype) == (target, torch.complex64)
+    assert result.tolist() == [1 + 2j]
+
+
+LAYERS = {
+    "made": lambda: torch.nn.Linear(2, 2, dtype=torch.float64),
+    "double": lambda: torch.nn.Linear(2, 2).double(),
+    "to": lambda: torch.nn.Linear(2, 2).to(torch.float64),
+    "moved": lambda: torch.nn.Linear(2, 2, device="meta", dtype=torch.float64).to_empty(
+        device="cuda"
+    ),
+}
+
+
+@on_simulated
+@pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS)
+def test_a_layer_in_float64_trains_in_float32(redirected, target, make):
+    with pytest.warns(TorchDeviceWarning, match="float64-downcast"):
+        layer = make()
+        layer(torch.ones(1, 2, device="cuda")).sum().backward()
+    for parameter in layer.parameters():
+        assert (parameter.device, parameter.dtype) == (target, torch.float32)
+        assert parameter.grad.dtype is torch.float32
+
+
+@on_simulated
+@pytest.mark.parametrize(
+    "make", [lambda: torch.zeros(2), lambda: torch.tensor([0.5]), lambda: torch.as_tensor([0.5])]
+)
+def test_a_default_of_float64_is_cast_down(redirected, target, make):
+    torch.set_default_dtype(torch.float64)
+    try:
+        with pytest.warns(TorchDeviceWarning, match="float64-downcast"):
+            result = make()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert (result.device, result.dtype) == (target, torch.float32)
+
+
+@on_simulated
+def test_a_call_site_warns_of_float64_once(redirected, events):
+    def ask():
+        return torch.zeros(1, dtype=torch.float64)
+
+    with pytest.warns(TorchDeviceWarning) as said:
+        for _ in range(3):
+            ask()
+        torch.ones(1, dtype=torch.float64)
+    here = ask.__code__.co_firstlineno
+    assert [w.lineno - here for w in said] == [1, 6]
+    assert events("downcast") == 4
+
+
+@on_simulated
+def test_float64_that_torchs_own_code_asks_for_is_left_to_torch(redirected):
+    program = "def ask():\n    return torch.zeros(1, dtype=torch.float64, device='cuda')\n"
+    as_torch, as_user = {"torch": torch, "__name__": "torch.somewhere"}, {"torch": torch}
+    exec(program, as_torch)
+    exec(program, as_user | {"__name__": "somewhere"}, as_user)
+    with pytest.raises(TypeError, match="doesn't support float64"):
+        as_torch["ask"]()
+    with pytest.warns(TorchDeviceWarning):
+        assert as_user["ask"]().dtype is torch.float32
+
+
+@on_simulated
+def test_float64_that_comes_by_pickle_keeps_its_values(redirected):
+    stored = pickle.dumps(torch.from_numpy(WIDE))
+    assert pickle.loads(stored).tolist() == [0, 1, 2]
+
+
+# --- adoption -------------------------------------------------------------------------------
+
+
+def ones():
+    return torch.ones(4, device="cuda")
+
+
+def square(tensor):
+    return tensor.reshape(1, 1, 2, 2)
+
+
+# Each is given a float tensor of 0 to 3, a boolean one, and an integer one, all on the CPU.
+MEETINGS = {
+    "keyword": lambda s, m, i: torch.add(input=ones(), other=s, alpha=2),
+    "three operands": lambda s, m, i: torch.addcmul(ones(), s, ones(), value=2),
+    "nested in a tuple": lambda s, m, i: torch.cat((ones(), s, ones())),
+    "nested in a list": lambda s, m, i: torch._foreach_add([ones()], [s])[0],
+    "einsum": lambda s, m, i: torch.einsum("i,j->ij", ones(), s),
+    "mask of where": lambda s, m, i: torch.where(m, ones(), 0.0),
+    "mask of masked_fill": lambda s, m, i: ones().masked_fill(m, 0.0),
+    "mask of masked_select": lambda s, m, i: torch.masked_select(ones(), m),
+    "mask of attention": lambda s, m, i: torch.nn.functional.scaled_dot_product_attention(
+        *(square(ones()),) * 3, attn_mask=torch.eye(2, device="cuda").bool().logical_or(m[1])
+    ),
+    "mask as index": lambda s, m, i: ones()[m],
+    "indices": lambda s, m, i: ones()[i],
+    "indices of both kinds": lambda s, m, i: ones().reshape(2, 2)[
+        i // 2, torch.tensor([1, 0], device="cuda")
+    ],
+    "indexed itself": lambda s, m, i: s[torch.tensor([1, 2], device="cuda")],
+    "masked itself": lambda s, m, i: s[ones() > 0],
+    "take_along_dim": lambda s, m, i: torch.take_along_dim(ones(), i, 0),
+    "repeat_interleave": lambda s, m, i: torch.repeat_interleave(ones()[:2], i),
+    "embedding": lambda s, m, i: torch.nn.functional.embedding(i, ones().reshape(4, 1)),
+    "convolution": lambda s, m, i: torch.nn.functional.conv2d(square(ones()), square(s)),
+    "layer_norm": lambda s, m, i: torch.nn.functional.layer_norm(ones(), (4,), weight=s),
+    "weights of a loss": lambda s, m, i: torch.nn.functional.cross_entropy(
+        ones().reshape(1, 4), torch.tensor([1], device="cuda"), weight=s
+    ),
+    "target of a loss": lambda s, m, i: torch.nn.functional.cross_entropy(
+        ones().reshape(2, 2), i // 2
+    ),
+    "solve": lambda s, m, i: torch.linalg.solve(torch.eye(2, device="cuda"), s[:2]),
+    "comparison": lambda s, m, i: ones() == s,
+    "aten": lambda s, m, i: torch.ops.aten.add(ones(), s),
+    "module": lambda s, m, i: torch.nn.LayerNorm(4)(s),
+}
+
+
+def strays():
+    return from_numpy(0, 1, 2, 3), from_numpy(0, 1, 0, 1, dtype=bool), from_numpy(2, 0, dtype=int)
+
+
+@pytest.mark.parametrize("call", MEETINGS.values(), ids=MEETINGS)
+def test_a_cpu_tensor_that_meets_accelerator_tensors_is_moved_for_the_call(
+    redirected, target, call
+):
+    given = strays()
+    result = call(*given)
+    assert result.device == target
+    assert {tensor.device.type for tensor in given} == {"cpu"}
+    with torchdevice_mode.redirect(target="cpu"):
+        expected = call(*strays())
+    torch.testing.assert_close(result.tolist(), expected.tolist())
+
+
+# Each changes one of a CPU tensor of 0 to 3 and an accelerator tensor of ones.
+WRITES = {
+    "masked by the CPU": lambda s, p: p.__setitem__(from_numpy(0, 1, 0, 1, dtype=bool), s[:2]),
+    "indexed by the CPU": lambda s, p: p.index_put_((from_numpy(2, 0, dtype=int),), s[:2]),
+    "masked_fill_": lambda s, p: p.masked_fill_(s > 1, 0.0),
+    "scatter_": lambda s, p: p.scatter_(0, from_numpy(2, 0, dtype=int), s[2:]),
+    "add_": lambda s, p: p.add_(s, alpha=2),
+    "copy_": lambda s, p: p.copy_(s),
+    "set_ a slice": lambda s, p: p.__setitem__(slice(2), s[2:]),
+    "by an accelerator mask": lambda s, p: s.__setitem__(p > 0, p + 1),
+    "view": lambda s, p: s[1:].mul_(p[:3] + 1),
+    "out": lambda s, p: torch.logaddexp(p, s, out=s),
+    "out on the accelerator": lambda s, p: torch.mul(s, s, out=p),
+}
+
+
+@pytest.mark.parametrize("call", WRITES.values(), ids=WRITES)
+def test_what_a_call_writes_into_is_what_changes(redirected, target, call):
+    stray, placed = strays()[0], ones()
+    call(stray, placed)
+    with torchdevice_mode.redirect(target="cpu"):
+        plain_stray, plain_placed = strays()[0], ones()
+        call(plain_stray, plain_placed)
+    assert (stray.device.type, placed.device) == ("cpu", target)
+    torch.testing.assert_close(stray.tolist(), plain_stray.tolist())
+    torch.testing.assert_close(placed.tolist(), plain_placed.tolist())
+
+
+def test_outputs_on_two_devices_are_both_written(redirected):
+    values, indices = torch.empty(4, device="cuda"), from_numpy(0, 0, 0, 0, dtype=int)
+    result = torch.sort(strays()[0], descending=True, out=(values, indices))
+    assert result[0] is values
+    assert result[1] is indices
+    assert values.tolist() == [3, 2, 1, 0]
+    assert indices.tolist() == [3, 2, 1, 0]
+
+
+@on_simulated
+def test_an_adoption_is_counted_at_the_users_line(redirected, events):
+    stray, placed = strays()[0], ones()
+    for _ in range(3):
+        placed + stray
+    placed * from_numpy(2)[0]  # no dimensions: torch takes it as it is
+    assert events("adoption") == 3
+
+
+@on_simulated
+def test_plain_torch_refuses_as_ever(redirected):
+    stray, placed = strays()[0], ones()
+    with torchdevice_mode.native(), pytest.raises(RuntimeError, match="same device"):
+        stray + placed
+
+
+def test_a_call_that_is_wrong_in_two_ways_shows_the_programs_own_error(redirected):
+    with pytest.raises(RuntimeError, match="must match the size"):
+        ones() + from_numpy(1, 2, 3)
+
+
+@on_simulated
+def test_one_call_may_need_two_remedies(redirected, target):
+    with pytest.warns(TorchDeviceWarning, match="float64-downcast"):
+        result = torch.sum(ones() * strays()[0], dtype=torch.float64)
+        same = torch.stack([from_numpy(1.5, dtype=np.float64), torch.ones(1, device="cuda")])
+    assert (result.device, result.item()) == (target, 6)
+    assert (same.device, same.tolist()) == (target, [[1.5], [1.0]])
+
+
+class Scaled(torch.autograd.Function):
+    """Meets a NumPy array's tensor on the way back."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * from_numpy(1, 2, 3, 4)
+
+
+def test_strays_are_adopted_in_backward(redirected):
+    x = ones().requires_grad_()
+    x.register_hook(lambda gradient: gradient + from_numpy(1, 1, 1, 1))
+    Scaled.apply(x).sum().backward()
+    assert x.grad.tolist() == [2, 3, 4, 5]
+
+
+def test_a_module_left_on_the_cpu_learns_there(redirected):
+    with torchdevice_mode.native():
+        layer = torch.nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=1.0)
+    before = layer.weight.detach().clone()
+    layer(ones()).sum().backward()
+    optimizer.step()
+    assert layer.weight.device.type == "cpu"
+    assert (before - layer.weight).flatten().tolist() == pytest.approx([1, 1, 1, 1])
+
+
+# --- what torch takes on the CPU only -------------------------------------------------------
+
+LENGTHS = {
+    "without a device": lambda: torch.tensor([3, 2]),
+    "called to the CPU": lambda: torch.tensor([3, 2], device="cuda").cpu(),
+    "on the target": lambda: torch.tensor([3, 2], device="cuda"),
+    "from NumPy": lambda: from_numpy(3, 2, dtype=int),
+    "a list": lambda: [3, 2],
+}
+
+
+@pytest.mark.parametrize("enforce_sorted", [True, False])
+@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
+def test_sequences_are_packed_by_lengths_from_anywhere(redirected, target, lengths, enforce_sorted):
+    padded = torch.arange(6.0, device="cuda").reshape(2, 3, 1)
+    packed = torch.nn.utils.rnn.pack_padded_sequence(
+        padded, lengths(), batch_first=True, enforce_sorted=enforce_sorted
+    )
+    assert packed.data.device == target
+    assert packed.data.flatten().tolist() == [0, 3, 1, 4, 2]
+    output, _ = torch.nn.GRU(1, 2, batch_first=True).cuda()(packed)
+    unpacked, sizes = torch.nn.utils.rnn.pad_packed_sequence(output, batch_first=True)
+    assert (unpacked.shape, sizes.tolist()) == ((2, 3, 2), [3, 2])
+
+
+@pytest.mark.parametrize("places", [torch.tensor, lambda v: torch.tensor(v, device="cuda")])
+def test_a_tensor_is_split_at_places_from_anywhere(redirected, target, places):
+    parts = ones().tensor_split(places([1, 3]))
+    assert [part.tolist() for part in parts] == [[1], [1, 1], [1]]
+    assert parts[0].device == target
+
+
+# --- generators -----------------------------------------------------------------------------
+
+DRAWS = {
+    "random_": lambda x, g: x.random_(100, generator=g),
+    "normal_": lambda x, g: x.normal_(generator=g),
+    "uniform_": lambda x, g: x.uniform_(2, 3, generator=g),
+    "bernoulli_": lambda x, g: x.bernoulli_(0.5, generator=g),
+    "randn out": lambda x, g: torch.randn(4, generator=g, out=x),
+    "a view": lambda x, g: x[1:].exponential_(generator=g),
+}
+
+
+@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+def test_a_cpu_tensor_is_filled_by_a_cuda_generator(redirected, target, draw):
+    stray, placed = from_numpy(0, 0, 0, 0), torch.zeros(4, device="cuda")
+    result = draw(stray, torch.Generator(device="cuda").manual_seed(3))
+    draw(placed, torch.Generator(device="cuda").manual_seed(3))
+    assert result.device.type == stray.device.type == "cpu"
+    assert stray.any()
+    assert stray.tolist() == placed.tolist()
+
+
+def test_a_filled_tensor_is_the_same_object(redirected):
+    stray = from_numpy(0, 0)
+    assert stray.normal_(generator=torch.Generator("cuda")) is stray
+
+
+@pytest.mark.parametrize("draw", [torch.bernoulli, lambda x, **k: torch.multinomial(x, 4, **k)])
+def test_draws_from_a_cpu_tensor_by_a_cuda_generator_repeat(redirected, draw):
+    def once():
+        chances = from_numpy(0.5, 0.5, 0.5, 0.5)
+        return draw(chances, generator=torch.Generator("cuda").manual_seed(0)).tolist()
+
+    assert set(once()) <= {0, 1, 2, 3}
+    assert once() == once()
+
+
+SAMPLERS = {
+    "shuffle": lambda data, g: {"shuffle": True, "generator": g},
+    "random": lambda data, g: {"sampler": torch.utils.data.RandomSampler(data, generator=g)},
+    "with replacement": lambda data, g: {
+        "sampler": torch.utils.data.RandomSampler(data, replacement=True, generator=g)
+    },
+    "weighted": lambda data, g: {
+        "sampler": torch.utils.data.WeightedRandomSampler([1] * 8, 8, generator=g)
+    },
+    "subset": lambda data, g: {
+        "sampler": torch.utils.data.SubsetRandomSampler(range(8), generator=g)
+    },
+}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
+@pytest.mark.parametrize("device", ["cuda", None])
+def test_a_data_loader_shuffles_by_a_cuda_generator(redirected, sampler, workers, device):
+    data = torch.utils.data.TensorDataset(torch.arange(8))
+
+    def order():
+        generator = torch.Generator(device).manual_seed(5) if device else torch.Generator()
+        generator.manual_seed(5)
+        loader = torch.utils.data.DataLoader(data, num_workers=workers, **sampler(data, generator))
+        return [int(x) for (x,) in loader]
+
+    assert order() == order()
+    assert set(order()) <= set(range(8))
