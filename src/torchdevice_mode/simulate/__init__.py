@@ -145,7 +145,7 @@ class Counting:
 def load(device: str = "mps") -> None:
     """Make this process have a simulated device; does nothing where it has it already.
 
-    The first call on a machine compiles the device, which takes about 20 seconds; the result is
+    The first call on a machine compiles the device, which takes about 15 seconds; the result is
     kept in the user's cache directory for this version of torch.
 
     Args:

@@ -297,7 +297,7 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   }
 };
 
-const bool registered = [] {
+const bool allocator_registered = [] {
   c10::SetAllocator(c10::DeviceType::MPS, &allocator());
   return true;
 }();
