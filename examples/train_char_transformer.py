@@ -12,6 +12,7 @@ import argparse
 import math
 import random
 import time
+import warnings
 from pathlib import Path
 
 import torch
@@ -21,6 +22,9 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 HERE = Path(__file__).resolve().parent
+
+# torch.cuda.amp is what every version of torch knows; the newer ones would have it torch.amp.
+warnings.filterwarnings("ignore", message=".*torch.cuda.amp", category=FutureWarning)
 
 
 # ------------------------------------------------------------------------------------------ data
@@ -225,9 +229,9 @@ def parse_args():
     parser.add_argument("--out-dir", default="out", help="where the checkpoint goes")
     parser.add_argument("--resume", help="a checkpoint to go on from")
     parser.add_argument("--seed", type=int, default=1337)
-    parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--block-size", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--block-size", type=int, default=64)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--width", type=int, default=128)
@@ -237,8 +241,8 @@ def parse_args():
     parser.add_argument("--weight-decay", type=float, default=0.1)
     parser.add_argument("--grad-clip", type=float, default=1.0)
     parser.add_argument("--amp-dtype", choices=["float16", "bfloat16"], help="default: the best")
-    parser.add_argument("--eval-every", type=int, default=100)
-    parser.add_argument("--eval-batches", type=int, default=10)
+    parser.add_argument("--eval-every", type=int, default=200)
+    parser.add_argument("--eval-batches", type=int, default=20)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--sample-length", type=int, default=400)
     parser.add_argument("--prompt", default="Anne ")
