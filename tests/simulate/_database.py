@@ -79,10 +79,11 @@ _OTHER_ROUNDINGS = {
 
 
 class Run(NamedTuple):
-    """What an operator returned, and its inputs afterwards."""
+    """What an operator returned, its inputs afterwards, and which share memory."""
 
     result: Any
     inputs: Any
+    shared: Any = ()
 
 
 def seed() -> None:
@@ -127,7 +128,24 @@ def inputs_on(device: torch.device, op: OpInfo, sample: SampleInput) -> tuple[li
 
 def call(op: Any, args: list, kwargs: dict, **more: Any) -> Run:
     seed()
-    return Run(op(*args, **kwargs, **more), (args, kwargs))
+    result = op(*args, **kwargs, **more)
+    return Run(result, (args, kwargs), shared_memory(result, (args, kwargs)))
+
+
+def shared_memory(result: Any, inputs: Any) -> list[tuple[int, int, bool]]:
+    """Pairs of result and input over the same memory, and whether they are the same object."""
+
+    def storage(tensor: Any) -> int:
+        strided = isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided
+        return tensor.untyped_storage()._cdata if strided else 0
+
+    given = [(i, x, storage(x)) for i, x in enumerate(tree_leaves(inputs)) if storage(x)]
+    return [
+        (r, i, one is other)
+        for r, one in enumerate(tree_leaves(result))
+        for i, other, memory in given
+        if storage(one) == memory
+    ]
 
 
 def gradients(op: OpInfo, sample: SampleInput, device: torch.device) -> Run | None:
