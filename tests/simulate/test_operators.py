@@ -105,3 +105,22 @@ def test_out_receives_what_the_cpu_writes(op: OpInfo) -> None:
 @pytest.mark.parametrize("name", KNOWN_DIFFERENCES)
 def test_known_differences_are_of_operators_that_exist(name: str) -> None:
     assert name in OPERATORS
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        torch.tensor([1.0, 2.5], device="mps"),
+        torch.tensor([1.0, 2.0]),
+        torch.tensor([1, 2], device="mps"),
+        torch.tensor([[1.0, 2.0]], device="mps"),
+        torch.tensor([1.0, 0.0, 2.0], device="mps")[::2],
+        [torch.tensor([1.0, 2.0], device="mps")] * 2,
+    ],
+    ids=["values", "device", "dtype", "shape", "strides", "number"],
+)
+def test_the_comparison_sees_a_difference(wrong: Any) -> None:
+    expected = torch.tensor([1.0, 2.0])
+    assert_same(OPERATORS["abs"], expected, expected.to("mps"))
+    with pytest.raises(AssertionError):
+        assert_same(OPERATORS["abs"], expected, wrong)
