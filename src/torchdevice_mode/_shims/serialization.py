@@ -7,6 +7,7 @@ without `map_location`, `weights_only` or not, and `pickle.loads`.
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 import torch._utils
 import torch.serialization
+import torch.storage
 
 from .._active import current
 from .._context import Context
@@ -38,6 +40,27 @@ def _load_onto_target(storage: Any, location: str) -> Any:
     if device is None:
         return None
     return storage if device.type == storage.device.type else storage.to(device=device)
+
+
+def _move_anywhere(move: Callable[..., Any]) -> Callable[..., Any]:
+    """`storage.cuda()` and `storage.to(device=...)` where the target has no device context."""
+
+    @functools.wraps(move)
+    def to(self: Any, device: torch.device, non_blocking: bool = False) -> Any:
+        context = current()
+        module = getattr(torch, device.type, None)
+        if context is None or device.type != context.target.type or hasattr(module, "device"):
+            return move(self, device, non_blocking)
+        if self.device.type == device.type:
+            return self
+        with torch._C.DisableTorchFunction():
+            return (
+                torch.empty(self.nbytes(), dtype=torch.uint8, device=device)
+                .untyped_storage()
+                .copy_(self)
+            )
+
+    return to
 
 
 def _register() -> Callable[[], None]:
@@ -85,6 +108,12 @@ def _must_narrow(context: Context, storage: Any) -> bool:
 
 PATCHES: tuple[Patch | Hook, ...] = (
     Hook(_register, "torch's extension point for storages that name another device"),
+    Patch(
+        lambda: torch.storage,
+        "_to",
+        _move_anywhere,
+        "it enters `torch.<type>.device`, which `torch.mps` does not have",
+    ),
     Patch(
         lambda: torch._utils,
         "_rebuild_tensor",
