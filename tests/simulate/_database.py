@@ -212,7 +212,8 @@ def assert_same(op: OpInfo, expected: Any, actual: Any, *, strides: bool = True)
         if op.full_name not in _CPU_ARGUMENTS:
             assert other.device == DEVICE, f"the result is on {other.device}"
         assert one.shape == other.shape, f"shape {other.shape} instead of {one.shape}"
-        if strides:
+        assert one.layout == other.layout
+        if strides and one.layout == torch.strided:
             assert one.stride() == other.stride(), f"{other.stride()} instead of {one.stride()}"
         assert one.dtype == other.dtype, f"{other.dtype} instead of {one.dtype}"
         assert one.requires_grad == other.requires_grad

@@ -38,11 +38,6 @@ KNOWN_DIFFERENCES: dict[str, Difference] = {
         ("result", "gradient", "out"), NotImplementedError, _NO_COMPRESSED
     ),
     "sparse.mm.reduce": Difference(("result", "gradient"), NotImplementedError, _NO_COMPRESSED),
-    "to_sparse": Difference(
-        ("result", "gradient"),
-        NotImplementedError,
-        "The simulated device has no sparse tensors.",
-    ),
     "mode": Difference(
         ("out",),
         RuntimeError,

@@ -9,6 +9,7 @@
 
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/ivalue.h>
+#include <ATen/native/SparseTensorUtils.h>
 #include <ATen/native/TensorFactories.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/library.h>
@@ -40,9 +41,17 @@ class Borrowed {
     if (auto found = by_tensor_.find(tensor.unsafeGetTensorImpl()); found != by_tensor_.end()) {
       return found->second.cpu;
     }
-    at::Tensor cpu = at::detail::make_tensor<c10::TensorImpl>(
-        storage_for(tensor.storage()), c10::DispatchKeySet(c10::DispatchKey::CPU), tensor.dtype());
-    copy_geometry(tensor, cpu);
+    at::Tensor cpu;
+    if (tensor.is_sparse()) {
+      cpu = at::detail::make_tensor<at::SparseTensorImpl>(
+          c10::DispatchKeySet(c10::DispatchKey::SparseCPU), tensor.dtype());
+      copy_sparse(tensor, cpu, [this](const at::Tensor& part) { return as_cpu(part); });
+    } else {
+      cpu = at::detail::make_tensor<c10::TensorImpl>(
+          storage_for(tensor.storage()), c10::DispatchKeySet(c10::DispatchKey::CPU),
+          tensor.dtype());
+      copy_geometry(tensor, cpu);
+    }
     by_tensor_.emplace(tensor.unsafeGetTensorImpl(), Pair{tensor, cpu});
     by_cpu_.emplace(cpu.unsafeGetTensorImpl(), tensor);
     return cpu;
@@ -55,9 +64,15 @@ class Borrowed {
     if (auto found = by_cpu_.find(cpu.unsafeGetTensorImpl()); found != by_cpu_.end()) {
       return found->second;
     }
+    check_dtype(cpu.scalar_type());
+    if (cpu.is_sparse()) {
+      at::Tensor result = at::detail::make_tensor<at::SparseTensorImpl>(
+          c10::DispatchKeySet(c10::DispatchKey::SparseMPS), cpu.dtype());
+      copy_sparse(cpu, result, [this](const at::Tensor& part) { return as_device(part); });
+      return result;
+    }
     TORCH_CHECK_NOT_IMPLEMENTED(
         cpu.layout() == c10::kStrided, "The simulated MPS device has no ", cpu.layout(), " tensors");
-    check_dtype(cpu.scalar_type());
     auto lent = lent_.find(cpu.storage().unsafeGetStorageImpl());
     c10::Storage storage = lent != lent_.end()
         ? lent->second.device
@@ -72,6 +87,10 @@ class Borrowed {
   // What a kernel did to its arguments beyond their bytes: resized them, or changed their shape.
   void write_back() {
     for (auto& [impl, pair] : by_tensor_) {
+      if (pair.device.is_sparse()) {
+        write_back_sparse(pair.cpu, pair.device);
+        continue;
+      }
       auto& lent = lent_.at(pair.cpu.storage().unsafeGetStorageImpl());
       if (pair.cpu.storage().data() != lent.data ||
           pair.cpu.storage().nbytes() != lent.device.nbytes()) {
@@ -120,6 +139,26 @@ class Borrowed {
     impl->set_sizes_and_strides(from.sizes(), from.strides());
     impl->_set_conj(from.is_conj());
     impl->_set_neg(from.is_neg());
+  }
+
+  template <typename Convert>
+  static void copy_sparse(const at::Tensor& from, const at::Tensor& to, const Convert& convert) {
+    auto* source = at::sparse::get_sparse_impl(from);
+    auto* target = at::sparse::get_sparse_impl(to);
+    target->raw_resize_(source->sparse_dim(), source->dense_dim(), from.sizes());
+    target->set_indices_and_values_unsafe(convert(source->indices()), convert(source->values()));
+    target->set_coalesced(source->coalesced());
+  }
+
+  void write_back_sparse(const at::Tensor& cpu, const at::Tensor& device) {
+    auto* after = at::sparse::get_sparse_impl(cpu);
+    auto* before = at::sparse::get_sparse_impl(device);
+    const auto back = [this](const at::Tensor& part) { return as_device(part); };
+    if (!back(after->indices()).is_same(before->indices()) ||
+        !back(after->values()).is_same(before->values()) || cpu.sizes() != device.sizes() ||
+        after->coalesced() != before->coalesced()) {
+      copy_sparse(cpu, device, back);
+    }
   }
 
   static c10::Storage copy_of(const c10::Storage& storage) {
@@ -189,6 +228,8 @@ const std::map<std::string, std::set<std::string>>& cpu_arguments() {
       {"aten::index_put", {"indices", "values"}},
       {"aten::_index_put_impl_", {"indices", "values"}},
       {"aten::_unsafe_index_put", {"indices", "values"}},
+      {"aten::copy_", {"self", "src"}},
+      {"aten::copy_sparse_to_sparse_", {"self", "src"}},
       {"aten::_pack_padded_sequence", {"lengths"}},
       {"aten::_pack_padded_sequence_backward", {"batch_sizes"}},
       {"aten::_pad_packed_sequence", {"batch_sizes"}},
@@ -253,7 +294,7 @@ void check_same_device(
       "wrapper_MPS_", schema.name().substr(6), ")");
 }
 
-void run_on_host(const c10::OperatorHandle& op, Stack* stack) {
+void run_on_host(const c10::OperatorHandle& op, Stack* stack, c10::DispatchKey key) {
   const auto& schema = op.schema();
   const std::string& name = schema.name();
   counters().operators++;
@@ -294,11 +335,11 @@ void run_on_host(const c10::OperatorHandle& op, Stack* stack) {
       auto mine = cpu_generator(std::nullopt);
       const auto kept = cpu.get_state();
       cpu.set_state(mine.get_state());
-      called->redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::CPU), stack);
+      called->redispatchBoxed(c10::DispatchKeySet(key), stack);
       mine.set_state(cpu.get_state());
       cpu.set_state(kept);
     } else {
-      called->redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::CPU), stack);
+      called->redispatchBoxed(c10::DispatchKeySet(key), stack);
     }
   }
   borrowed.write_back();
@@ -309,7 +350,34 @@ void run_on_host(const c10::OperatorHandle& op, Stack* stack) {
 }
 
 void kernel(const c10::OperatorHandle& op, c10::DispatchKeySet, Stack* stack) {
-  run_on_host(op, stack);
+  run_on_host(op, stack, c10::DispatchKey::CPU);
+}
+
+void count_copy(const at::Tensor& from, const at::Tensor& to, size_t bytes) {
+  auto& c = counters();
+  if (!on_device(from)) {
+    c.copies_to_device++;
+    c.bytes_to_device += static_cast<int64_t>(bytes);
+  } else if (!on_device(to)) {
+    c.copies_from_device++;
+    c.bytes_from_device += static_cast<int64_t>(bytes);
+    c.synchronizations++;  // the host reads what the device wrote
+  } else {
+    c.copies_on_device++;
+  }
+}
+
+// COO tensors; the CPU's kernels work on indices and values that lie in the device's memory.
+void sparse_kernel(const c10::OperatorHandle& op, c10::DispatchKeySet, Stack* stack) {
+  if (op.schema().name() == "aten::copy_") {
+    const size_t first = stack->size() - op.schema().arguments().size();
+    const at::Tensor to = (*stack)[first].toTensor();
+    const at::Tensor from = (*stack)[first + 1].toTensor();
+    if (from.is_sparse()) {
+      count_copy(from, to, from._indices().nbytes() + from._values().nbytes());
+    }
+  }
+  run_on_host(op, stack, c10::DispatchKey::SparseCPU);
 }
 
 // What Metal's fallback says of an operator that it has no kernel for.
@@ -366,17 +434,7 @@ at::Tensor efficient_zeros(
 }
 
 void copy_bytes(const at::Tensor& from, const at::Tensor& to) {
-  auto& c = counters();
-  if (!on_device(from)) {
-    c.copies_to_device++;
-    c.bytes_to_device += static_cast<int64_t>(from.nbytes());
-  } else if (!on_device(to)) {
-    c.copies_from_device++;
-    c.bytes_from_device += static_cast<int64_t>(from.nbytes());
-    c.synchronizations++;  // the host reads what the device wrote
-  } else {
-    c.copies_on_device++;
-  }
+  count_copy(from, to, from.nbytes());
   at::AutoDispatchBelowADInplaceOrView below_autograd;
   Borrowed borrowed;
   borrowed.as_cpu(to).copy_(borrowed.as_cpu(from));
@@ -489,12 +547,26 @@ void add(const c10::OperatorName& name) {
           std::nullopt, nullptr, "simulated MPS kernel"));
 }
 
+void add_sparse(const c10::OperatorName& name) {
+  static auto* handles = new std::vector<c10::RegistrationHandleRAII>();  // leaked, as above
+  handles->push_back(c10::Dispatcher::singleton().registerImpl(
+      name, c10::DispatchKey::SparseMPS,
+      c10::KernelFunction::makeFromBoxedFunction<&sparse_kernel>(), std::nullopt, nullptr,
+      "simulated sparse MPS kernel"));
+}
+
 const bool registered = [] {
   auto& dispatcher = c10::Dispatcher::singleton();
   for (const auto& name : dispatcher.getAllOpNames()) {
     auto op = dispatcher.findSchema(name);
-    if (!op.has_value() || name.name.rfind("aten::", 0) != 0 ||
-        op->hasKernelForDispatchKey(c10::DispatchKey::MPS)) {
+    if (!op.has_value() || name.name.rfind("aten::", 0) != 0) {
+      continue;
+    }
+    if (op->hasKernelForDispatchKey(c10::DispatchKey::SparseCPU) &&
+        !op->hasKernelForDispatchKey(c10::DispatchKey::SparseMPS)) {
+      add_sparse(name);
+    }
+    if (op->hasKernelForDispatchKey(c10::DispatchKey::MPS)) {
       continue;
     }
     if (op->hasKernelForDispatchKey(c10::DispatchKey::CPU) || stand_ins().count(name.name)) {
