@@ -1,0 +1,219 @@
+"""Counting by call site: what is one site, what threads add up to, and that memory stays small."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+import torchdevice_mode
+from torchdevice_mode._ledger import Entry, Ledger, Site
+
+EVENT = ("redirection", "cuda", "cpu", "because")
+
+
+def here():
+    return sys._getframe(1)
+
+
+@pytest.fixture
+def ledger():
+    return Ledger()
+
+
+def test_an_empty_ledger_has_no_entries(ledger):
+    assert ledger.entries() == []
+    assert ledger.total() == 0
+
+
+def test_an_entry_says_where_and_what(ledger):
+    frame = here()
+    line = frame.f_lineno + 1
+    ledger.count(here(), *EVENT)
+    (entry,) = ledger.entries()
+    assert entry == Entry(Site(__file__, line, entry.site.function, *EVENT), 1)
+    assert entry.site.function == "test_an_entry_says_where_and_what"
+
+
+def test_a_site_is_new_once(ledger):
+    new = [ledger.count(here(), *EVENT) for _ in range(4)]
+    assert new == [True, False, False, False]
+    assert [entry.count for entry in ledger.entries()] == [4]
+
+
+@pytest.mark.parametrize("position", range(4), ids=["kind", "asked", "given", "reason"])
+def test_what_happens_at_a_line_is_part_of_its_site(ledger, position):
+    other = list(EVENT)
+    other[position] = "other"
+    for event in (EVENT, EVENT, other):
+        ledger.count(here(), *event)
+    assert [entry.count for entry in ledger.entries()] == [2, 1]
+    assert ledger.total() == 3
+
+
+def test_lines_are_sites_of_their_own(ledger):
+    ledger.count(here(), *EVENT)
+    ledger.count(here(), *EVENT)
+    first, second = sorted(entry.site.line for entry in ledger.entries())
+    assert second == first + 1
+
+
+def test_functions_made_anew_by_one_line_are_one_site(ledger):
+    program = compile("ledger.count(here(), *EVENT)", "program.py", "exec")
+    again = compile("ledger.count(here(), *EVENT)", "program.py", "exec")
+    for code in (program, again):
+        exec(code, {"ledger": ledger, "here": here, "EVENT": EVENT})
+    assert [(entry.site.file, entry.count) for entry in ledger.entries()] == [("program.py", 2)]
+
+
+def test_an_event_without_a_frame_has_an_unknown_place(ledger):
+    ledger.count(None, *EVENT)
+    (entry,) = ledger.entries()
+    assert (entry.site.file, entry.site.line, entry.site.function) == ("<unknown>", 0, "<unknown>")
+
+
+def test_the_busiest_come_first(ledger):
+    for times, asked in ((2, "second"), (3, "first"), (1, "third")):
+        for _ in range(times):
+            ledger.count(here(), "redirection", asked, "cpu", "because")
+    assert [entry.site.asked for entry in ledger.entries()] == ["first", "second", "third"]
+
+
+def test_totals_are_by_kind_or_of_all(ledger):
+    for kind in ("redirection", "adoption", "redirection"):
+        ledger.count(here(), kind, "a", "b", "c")
+    assert [ledger.total(kind) for kind in ("redirection", "adoption", "stub", None)] == [
+        2,
+        1,
+        0,
+        3,
+    ]
+
+
+def test_threads_that_count_at_once_lose_nothing(ledger):
+    start = threading.Barrier(8)
+
+    def count():
+        start.wait()
+        for _ in range(2000):
+            ledger.count(here(), *EVENT)
+
+    threads = [threading.Thread(target=count) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        assert ledger.total() <= 16000  # reading meanwhile is allowed
+    for thread in threads:
+        thread.join()
+    assert [entry.count for entry in ledger.entries()] == [16000]
+
+
+def test_counts_of_threads_that_ended_are_kept_and_their_dictionaries_are_not(ledger):
+    for _ in range(50):
+        thread = threading.Thread(target=lambda: ledger.count(here(), *EVENT))
+        thread.start()
+        thread.join()
+    assert ledger.total() == 50
+    assert len(ledger._threads) <= 2
+
+
+def test_a_pools_threads_count_while_they_live(ledger):
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda _: ledger.count(here(), *EVENT), range(20)))
+        assert ledger.total() == 20
+    assert ledger.total() == 20
+
+
+def test_memory_grows_with_sites_and_not_with_calls(ledger):
+    for _ in range(10_000):
+        ledger.count(here(), *EVENT)
+    (counts,) = (counts for _, counts in ledger._threads)
+    assert len(counts) == 1
+
+
+# --- the ledger of the process ----------------------------------------------------------------
+
+
+@pytest.fixture
+def counted():
+    """What was counted on lines of this file since the test began, by line."""
+
+    def lines():
+        found = {}
+        for entry in torchdevice_mode.ledger().entries():
+            if entry.site.file == __file__:
+                found[entry.site.line] = found.get(entry.site.line, 0) + entry.count
+        return found
+
+    before = lines()
+    return lambda: {
+        line: count - before.get(line, 0)
+        for line, count in sorted(lines().items())
+        if count != before.get(line, 0)
+    }
+
+
+@pytest.fixture
+def outside():
+    """A device that no redirection has seen yet."""
+    with torchdevice_mode.native():
+        return torch.device("cuda")
+
+
+def test_a_redirection_is_counted_at_the_users_line(redirected, counted, outside):
+    first = here().f_lineno + 2
+    for _ in range(3):
+        torch.zeros(1, device="cuda")
+    torch.ones(1, device=outside).cuda()
+    assert counted() == {first: 3, first + 1: 2}
+
+
+def test_what_torch_does_for_the_user_is_counted_at_the_users_line(redirected, counted):
+    line = here().f_lineno + 1
+    torch.nn.Linear(2, 2, device="cuda")
+    (counts,) = counted().items()
+    assert counts[0] == line
+    assert counts[1] >= 2  # weight and bias
+
+
+def test_what_is_not_redirected_is_not_counted(redirected, counted):
+    with torchdevice_mode.native():
+        x = torch.zeros(2)
+    x + x
+    x.to(torch.float16)
+    torch.zeros(1, device="meta")
+    assert counted() == {}
+
+
+def test_a_started_thread_counts_at_its_own_line(redirected, counted):
+    line = here().f_lineno + 3
+
+    def work():
+        torch.zeros(1, device="cuda")
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert counted() == {line: 3}
+
+
+def test_backward_counts_at_the_line_of_the_function(redirected, counted):
+    class Doubled(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient * torch.full((1,), 2.0, device="cuda")
+
+    x = torch.ones(1, device="cuda", requires_grad=True)
+    line = Doubled.backward.__code__.co_firstlineno + 2
+    before = counted().get(line, 0)
+    Doubled.apply(x).backward()
+    assert counted()[line] - before == 1
