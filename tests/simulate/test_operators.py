@@ -36,8 +36,14 @@ def takes_out(name: str, op: OpInfo) -> bool:
     return op.supports_out and not name.startswith("_foreach")  # in C++ they do
 
 
-def chosen_dtype(op: OpInfo) -> torch.dtype:
-    return next(dtype for dtype in (*DTYPES, *op.dtypes) if dtype in op.dtypes)
+def backward_dtypes(op: OpInfo) -> list[torch.dtype]:
+    supported = op.supported_backward_dtypes("cpu") if op.supports_autograd else set()
+    return [dtype for dtype in (torch.float32, torch.complex64) if dtype in supported]
+
+
+def few_dtypes(op: OpInfo) -> list[torch.dtype]:
+    """float32 and int64, or what the operator has instead."""
+    return [dtype for dtype in (*DTYPES, *op.dtypes) if dtype in op.dtypes][:2]
 
 
 def run(op: OpInfo, sample: SampleInput, device: torch.device) -> Run:
@@ -64,24 +70,16 @@ def run_with_out(*, sized: bool) -> Any:
 
 @pytest.mark.parametrize("op", parameters("result", list(OPERATORS)))
 def test_results_and_inputs_are_those_of_the_cpu(op: OpInfo) -> None:
-    dtypes = [dtype for dtype in DTYPES if dtype in op.dtypes] or [chosen_dtype(op)]
+    dtypes = [dtype for dtype in DTYPES if dtype in op.dtypes] or few_dtypes(op)
     for expected, actual in on_both(op, dtypes, run):
         assert_same(op, expected, actual)
 
 
 @pytest.mark.parametrize(
-    "op",
-    parameters(
-        "gradient",
-        [
-            name
-            for name, op in OPERATORS.items()
-            if op.supports_autograd and torch.float32 in op.supported_backward_dtypes("cpu")
-        ],
-    ),
+    "op", parameters("gradient", [name for name, op in OPERATORS.items() if backward_dtypes(op)])
 )
 def test_gradients_are_those_of_the_cpu(op: OpInfo) -> None:
-    for expected, actual in on_both(op, [torch.float32], gradients, grad=True):
+    for expected, actual in on_both(op, backward_dtypes(op), gradients, grad=True):
         assert_same(op, expected, actual, strides=False)
 
 
@@ -89,7 +87,7 @@ def test_gradients_are_those_of_the_cpu(op: OpInfo) -> None:
     "op", parameters("in_place", [name for name, op in OPERATORS.items() if op.inplace_variant])
 )
 def test_in_place_writes_what_the_cpu_writes(op: OpInfo) -> None:
-    for expected, actual in on_both(op, [chosen_dtype(op)], run_in_place):
+    for expected, actual in on_both(op, few_dtypes(op), run_in_place):
         assert_same(op, expected, actual)
 
 
@@ -98,7 +96,7 @@ def test_in_place_writes_what_the_cpu_writes(op: OpInfo) -> None:
 )
 def test_out_receives_what_the_cpu_writes(op: OpInfo) -> None:
     for sized in (True, False):
-        for expected, actual in on_both(op, [chosen_dtype(op)], run_with_out(sized=sized)):
+        for expected, actual in on_both(op, few_dtypes(op), run_with_out(sized=sized)):
             assert_same(op, expected, actual)
 
 
