@@ -42,8 +42,10 @@ def backward_dtypes(op: OpInfo) -> list[torch.dtype]:
 
 
 def few_dtypes(op: OpInfo) -> list[torch.dtype]:
-    """float32 and int64, or what the operator has instead."""
-    return [dtype for dtype in (*DTYPES, *op.dtypes) if dtype in op.dtypes][:2]
+    """One of each kind, or the first that the operator has."""
+    kinds = (torch.float32, torch.int64, torch.complex64)
+    found = [dtype for dtype in kinds if dtype in op.dtypes]
+    return found or [dtype for dtype in (*DTYPES, *op.dtypes) if dtype in op.dtypes][:1]
 
 
 def run(op: OpInfo, sample: SampleInput, device: torch.device) -> Run:

@@ -547,6 +547,11 @@ void add(const c10::OperatorName& name) {
           std::nullopt, nullptr, "simulated MPS kernel"));
 }
 
+// Composites that pick a kernel by the device's type, of which a Linux build has none for MPS.
+bool looks_up_kernel(const std::string& name) {
+  return name == "aten::conj_physical_";
+}
+
 void add_sparse(const c10::OperatorName& name) {
   static auto* handles = new std::vector<c10::RegistrationHandleRAII>();  // leaked, as above
   handles->push_back(c10::Dispatcher::singleton().registerImpl(
@@ -569,7 +574,8 @@ const bool registered = [] {
     if (op->hasKernelForDispatchKey(c10::DispatchKey::MPS)) {
       continue;
     }
-    if (op->hasKernelForDispatchKey(c10::DispatchKey::CPU) || stand_ins().count(name.name)) {
+    if (op->hasKernelForDispatchKey(c10::DispatchKey::CPU) || stand_ins().count(name.name) ||
+        looks_up_kernel(name.name)) {
       add(name);
     }
   }
