@@ -280,7 +280,7 @@ optimizer = torch.optim.Adam(model.parameters())
 model(torch.ones(1, 2, device='mps')).sum().backward()
 optimizer.step()
 """,
-    "atexit": "import atexit; atexit.register(lambda: torch.ones(2, device='mps').add_(1).tolist())",
+    "atexit": "import atexit; atexit.register(lambda: torch.ones(2, device='mps').tolist())",
     "thread": """
 import threading
 x = torch.ones(3, device='mps')

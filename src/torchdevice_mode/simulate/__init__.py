@@ -14,6 +14,7 @@ Load it before anything asks torch about MPS; it stays for the life of the proce
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import sys
 import threading
@@ -173,6 +174,7 @@ def load(device: str = "mps") -> None:
         _check_found()
         make_visible()
         compile_without_inductor()
+        atexit.register(library.simulated_wait_for_autograd)
         _library = library
 
 

@@ -17,7 +17,7 @@ from ..errors import SimulatorError
 __all__ = ["library_path"]
 
 _HERE = Path(__file__).parent
-_SOURCES = ("device.cpp", "events.cpp", "kernels.cpp", "memory.cpp")
+_SOURCES = ("device.cpp", "events.cpp", "kernels.cpp", "leaving.cpp", "memory.cpp")
 _HEADERS = ("device.h",)
 _FLAGS = ("-std=c++20", "-O2", "-g0", "-shared", "-fPIC", "-w")
 
