@@ -73,7 +73,12 @@ def _lazy_init() -> None:
 
 @emulated("_is_compiled", "what torch builds on must find a CUDA build", trace=_CONSTANT)
 def _is_compiled() -> bool:
-    return True
+    # Dynamo, where it is first imported under redirection, would go on to import a C++ function
+    # that only CUDA builds have.
+    frame: types.FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("torchdevice_mode"):
+        frame = frame.f_back
+    return frame is None or frame.f_globals.get("__name__") != "torch._dynamo.device_interface"
 
 
 @mapped("_is_in_bad_fork", "the target decides whether a fork can use it")
