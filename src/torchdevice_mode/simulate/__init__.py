@@ -226,13 +226,14 @@ def missing_operators(names: Iterable[str]) -> Iterator[None]:
 
     Args:
         names: Operators such as `"aten::linalg_eig"` or `"linalg_eig"`, for all overloads, or
-            with one overload: `"aten::add.Tensor"`.
+            with one overload: `"aten::add.out"`.
 
     Raises:
         SimulatorError: If torch has no such operator, or makes it of other operators.
     """
     if isinstance(names, str):
         names = [names]
+    _loaded()
     taken: list[str] = []
     try:
         for name in names:
@@ -258,14 +259,13 @@ def _take_away(name: str) -> list[str]:
             f"torch has no operator {name!r}, so it cannot be taken away: name an operator such "
             f"as 'aten::linalg_eig'."
         )
-    taken = [found for found in overloads if _set_missing(found, True)]
     has = torch._C._dispatch_has_kernel_for_dispatch_key
-    if not taken and all(any(has(found, key) for key in _COMPOSITE) for found in overloads):
+    if all(any(has(found, key) for key in _COMPOSITE) for found in overloads):
         raise SimulatorError(
             f"torch makes {name!r} of other operators on every device, so it cannot be missing: "
-            f"name the operators that it is made of."
+            f"name what it is made of, such as its overload '.out'."
         )
-    return taken
+    return [found for found in overloads if _set_missing(found, True)]
 
 
 def _set_missing(name: str, missing: bool) -> bool:
