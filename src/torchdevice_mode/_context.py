@@ -152,13 +152,16 @@ class Context:
             )
 
 
-@torch.compiler.assume_constant_result
 def _device_while_compiling(number: int, request: Any) -> torch.device | None:
     """`Context.device_for` as Dynamo runs it: once, while it traces; the graph has the answer.
 
     Who asks cannot be known then, so the user is assumed.
     """
     return _by_number[number].resolve(request).device
+
+
+# What `torch.compiler.assume_constant_result` sets, without importing Dynamo for it: a second.
+_device_while_compiling._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def to_torch(spec: DeviceSpec) -> torch.device:

@@ -6,7 +6,18 @@ Every module here exports `PATCHES`; this is the table of all changes to torch.
 from __future__ import annotations
 
 from .._patches import Hook, Patch
-from . import amp, autograd, cuda, dataloader, generic, script, serialization, threads
+from . import (
+    amp,
+    autograd,
+    compiler,
+    cuda,
+    dataloader,
+    generic,
+    optim,
+    script,
+    serialization,
+    threads,
+)
 
 __all__ = ["ALL_PATCHES"]
 
@@ -15,7 +26,9 @@ ALL_PATCHES: tuple[Patch | Hook, ...] = (
     *amp.PATCHES,
     *generic.PATCHES,
     *autograd.PATCHES,
+    *compiler.PATCHES,
     *dataloader.PATCHES,
+    *optim.PATCHES,
     *serialization.PATCHES,
     *script.PATCHES,
     *threads.PATCHES,

@@ -13,11 +13,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from ..._log import user_frame
-from ._figures import figures
+from ._figures import figures, psutil
 from ._index import COUNT, checked_index, exchange, index_of
 from ._surface import Trace, emulated, mapped, native, plain, redirection, target
 
@@ -73,12 +72,7 @@ def _lazy_init() -> None:
 
 @emulated("_is_compiled", "what torch builds on must find a CUDA build", trace=_CONSTANT)
 def _is_compiled() -> bool:
-    # Dynamo, where it is first imported under redirection, would go on to import a C++ function
-    # that only CUDA builds have.
-    frame: types.FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_globals.get("__name__", "").startswith("torchdevice_mode"):
-        frame = frame.f_back
-    return frame is None or frame.f_globals.get("__name__") != "torch._dynamo.device_interface"
+    return True
 
 
 @mapped("_is_in_bad_fork", "the target decides whether a fork can use it")
@@ -244,12 +238,12 @@ def _core_count(device_type: str) -> int:
         ask = getattr(torch.backends.mps, "get_core_count", None)
         if ask is not None:
             return max(1, int(ask()))
-    return psutil.cpu_count(logical=False) or os.cpu_count() or 1
+    return psutil().cpu_count(logical=False) or os.cpu_count() or 1
 
 
 def _clock_rate_khz() -> int:
     try:
-        frequency = psutil.cpu_freq()
+        frequency = psutil().cpu_freq()
     except (OSError, NotImplementedError):
         return 0
     return int((frequency.max or frequency.current) * 1000) if frequency else 0
@@ -381,13 +375,13 @@ def get_sync_debug_mode() -> int:
 @emulated("utilization", "how busy the processor is, from psutil")
 def utilization(device: Any = None) -> int:
     checked_index(device)
-    return round(psutil.cpu_percent())
+    return round(psutil().cpu_percent())
 
 
 @emulated("memory_usage", "the share of memory in use, from psutil")
 def memory_usage(device: Any = None) -> int:
     checked_index(device)
-    return round(psutil.virtual_memory().percent)
+    return round(psutil().virtual_memory().percent)
 
 
 @emulated("device_memory_used", "the memory in use on the machine")
@@ -406,7 +400,7 @@ def clock_rate(device: Any = None) -> int:
 @emulated("temperature", "the warmest sensor that psutil finds, else 0")
 def temperature(device: Any = None) -> int:
     checked_index(device)
-    ask = getattr(psutil, "sensors_temperatures", dict)
+    ask = getattr(psutil(), "sensors_temperatures", dict)
     readings = [entry.current for entries in ask().values() for entry in entries]
     return round(max(readings, default=0))
 

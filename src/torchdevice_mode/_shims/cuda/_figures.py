@@ -22,10 +22,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
-__all__ = ["Figures", "figures"]
+__all__ = ["Figures", "figures", "psutil"]
+
+
+def psutil() -> Any:
+    """The library psutil, imported when it is first asked: that is a quarter of enabling."""
+    import psutil
+
+    return psutil
 
 
 class Figures(ABC):
@@ -93,7 +99,7 @@ class _MpsFigures(Figures):
 
     def total(self) -> int:
         recommended = getattr(torch.mps, "recommended_max_memory", None)
-        return int(recommended()) if recommended else psutil.virtual_memory().total
+        return int(recommended()) if recommended else psutil().virtual_memory().total
 
     def free(self) -> int:
         return max(0, self.total() - self.reserved())
@@ -160,7 +166,7 @@ def _resident() -> int:
     try:
         return int((_PROCESS / "statm").read_bytes().split()[1]) * _PAGE
     except OSError:
-        return int(psutil.Process().memory_info().rss)
+        return int(psutil().Process().memory_info().rss)
 
 
 def _highest_resident() -> int:
@@ -174,7 +180,7 @@ def _highest_resident() -> int:
     try:
         import resource
     except ImportError:  # Windows
-        return int(getattr(psutil.Process().memory_info(), "peak_wset", 0))
+        return int(getattr(psutil().Process().memory_info(), "peak_wset", 0))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
@@ -211,10 +217,10 @@ class _HostFigures(Figures):
         return max(0, _resident() - self._resident_before)
 
     def total(self) -> int:
-        return _limit(psutil.virtual_memory().total, "memory.max")
+        return _limit(psutil().virtual_memory().total, "memory.max")
 
     def free(self) -> int:
-        available = psutil.virtual_memory().available
+        available = psutil().virtual_memory().available
         return max(0, min(available, self.total() - _in_use_in_group()))
 
     def release(self) -> None:

@@ -82,8 +82,7 @@ def _answers(module: types.ModuleType) -> dict[str, _Answer]:
     return answers
 
 
-def _reclass(module: types.ModuleType) -> Callable[[type], type]:
-    answers = _answers(module)
+def _reclass(answers: dict[str, _Answer]) -> Callable[[type], type]:
     # The name is seen in `type(torch.cuda)` alone; `repr(torch.cuda)` stays as it is.
     answering = type("module", (types.ModuleType,), {"__slots__": (), **answers})
     return lambda original: answering
@@ -95,9 +94,9 @@ def module_patches() -> tuple[Patch, ...]:
         Patch(
             lambda module=module: module,  # type: ignore[misc]
             "__class__",
-            _reclass(module),
+            _reclass(answers),
             "torch.cuda is plain Python functions and C++ calls into them: no mode sees them",
         )
         for module in _modules()
-        if type(module) is types.ModuleType and _answers(module)
+        if type(module) is types.ModuleType and (answers := _answers(module))
     )

@@ -1,0 +1,1 @@
+"""Benchmarks: what redirection costs, each figure beside its baseline from the same run."""

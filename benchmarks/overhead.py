@@ -1,0 +1,95 @@
+"""What one call costs under redirection: beside plain torch, an empty function mode in Python,
+and `torch.set_default_device`.
+
+The program under redirection asks for CUDA, as a CUDA program does; the baselines ask for the
+device that it then gets.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+
+import torch
+
+import torchdevice
+
+from ._measure import EmptyMode, Variant, added_ratio, default_device, interleaved, ratio, table
+
+Work = Callable[[], object]
+
+
+def _works(device: str, asked: str) -> dict[str, tuple[Work, Work]]:
+    """By name: the work as the baselines do it, and as the redirected program does it."""
+    x = torch.ones(4, device=device)
+
+    def same(work: Work) -> tuple[Work, Work]:
+        return work, work
+
+    return {
+        "unruled: `x + x`": same(lambda: x + x),
+        "unruled: `torch.add(x, x)`": same(lambda: torch.add(x, x)),
+        "unruled: `x.reshape(2, 2)`": same(lambda: x.reshape(2, 2)),
+        "attribute: `x.shape`": same(lambda: x.shape),
+        "attribute: `x.device`": same(lambda: x.device),
+        "factory: `torch.zeros(4)`": same(lambda: torch.zeros(4)),
+        'factory: `torch.zeros(4, device="cuda")`': (
+            lambda: torch.zeros(4, device=device),
+            lambda: torch.zeros(4, device=asked),
+        ),
+        'no-op: `x.to("cuda")`': (lambda: x.to(device), lambda: x.to(asked)),
+        '`torch.device("cuda")`': (lambda: torch.device(device), lambda: torch.device(asked)),
+    }
+
+
+def measure(*, quick: bool = False) -> tuple[list[dict[str, object]], str]:
+    """Run the benchmark.
+
+    Args:
+        quick: A tenth of the rounds, to see that it works.
+
+    Returns:
+        A record per kind of call, and the table.
+    """
+    device = str(torchdevice.explain("cuda").device or "cuda:0")
+    records: list[dict[str, object]] = []
+    for name, (plainly, redirected) in _works(device, "cuda").items():
+        seconds = interleaved(
+            {
+                "plain": Variant(nullcontext, plainly),
+                "empty": Variant(EmptyMode, plainly),
+                "default": Variant(partial(default_device, device), plainly),
+                "ours": Variant(torchdevice.redirect, redirected),
+            },
+            rounds=4 if quick else 40,
+            calls=1000,
+        )
+        records.append(
+            {
+                "call": name,
+                "plain_us": statistics.median(seconds["plain"]) * 1e6,
+                "to_plain": ratio(seconds, "ours", "plain"),
+                "to_empty_mode": ratio(seconds, "ours", "empty"),
+                "added_to_default_device": added_ratio(seconds, "ours", "default", "plain"),
+            }
+        )
+    headings = [
+        f"Call, on {torch.device(device).type}",
+        "plain torch",
+        "redirected: of plain",
+        "of an empty mode",
+        "added: of `set_default_device`",
+    ]
+    rows = [
+        [
+            str(record["call"]),
+            f"{record['plain_us']:.2f} µs",
+            f"{record['to_plain']:.2f}",
+            f"{record['to_empty_mode']:.2f}",
+            f"{record['added_to_default_device']:.2f}",
+        ]
+        for record in records
+    ]
+    return records, table(headings, rows)
