@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import torchdevice_mode
-from torchdevice_mode._ledger import Entry, Ledger, Site
+from torchdevice_mode._ledger import Entry, Ledger, Site, _Counts, event
 
 EVENT = ("redirection", "cuda", "cpu", "because")
 
@@ -32,14 +32,14 @@ def test_an_empty_ledger_has_no_entries(ledger):
 def test_an_entry_says_where_and_what(ledger):
     frame = here()
     line = frame.f_lineno + 1
-    ledger.count(here(), *EVENT)
+    ledger.count(here(), event(*EVENT))
     (entry,) = ledger.entries()
     assert entry == Entry(Site(__file__, line, entry.site.function, *EVENT), 1)
     assert entry.site.function == "test_an_entry_says_where_and_what"
 
 
 def test_a_site_is_new_once(ledger):
-    new = [ledger.count(here(), *EVENT) for _ in range(4)]
+    new = [ledger.count(here(), event(*EVENT)) for _ in range(4)]
     assert new == [True, False, False, False]
     assert [entry.count for entry in ledger.entries()] == [4]
 
@@ -48,29 +48,29 @@ def test_a_site_is_new_once(ledger):
 def test_what_happens_at_a_line_is_part_of_its_site(ledger, position):
     other = list(EVENT)
     other[position] = "other"
-    for event in (EVENT, EVENT, other):
-        ledger.count(here(), *event)
+    for texts in (EVENT, EVENT, other):
+        ledger.count(here(), event(*texts))
     assert [entry.count for entry in ledger.entries()] == [2, 1]
     assert ledger.total() == 3
 
 
 def test_lines_are_sites_of_their_own(ledger):
-    ledger.count(here(), *EVENT)
-    ledger.count(here(), *EVENT)
+    ledger.count(here(), event(*EVENT))
+    ledger.count(here(), event(*EVENT))
     first, second = sorted(entry.site.line for entry in ledger.entries())
     assert second == first + 1
 
 
 def test_functions_made_anew_by_one_line_are_one_site(ledger):
-    program = compile("ledger.count(here(), *EVENT)", "program.py", "exec")
-    again = compile("ledger.count(here(), *EVENT)", "program.py", "exec")
+    program = compile("ledger.count(here(), event(*EVENT))", "program.py", "exec")
+    again = compile("ledger.count(here(), event(*EVENT))", "program.py", "exec")
     for code in (program, again):
-        exec(code, {"ledger": ledger, "here": here, "EVENT": EVENT})
+        exec(code, {"ledger": ledger, "here": here, "event": event, "EVENT": EVENT})
     assert [(entry.site.file, entry.count) for entry in ledger.entries()] == [("program.py", 2)]
 
 
 def test_an_event_without_a_frame_has_an_unknown_place(ledger):
-    ledger.count(None, *EVENT)
+    ledger.count(None, event(*EVENT))
     (entry,) = ledger.entries()
     assert (entry.site.file, entry.site.line, entry.site.function) == ("<unknown>", 0, "<unknown>")
 
@@ -78,13 +78,13 @@ def test_an_event_without_a_frame_has_an_unknown_place(ledger):
 def test_the_busiest_come_first(ledger):
     for times, asked in ((2, "second"), (3, "first"), (1, "third")):
         for _ in range(times):
-            ledger.count(here(), "redirection", asked, "cpu", "because")
+            ledger.count(here(), event("redirection", asked, "cpu", "because"))
     assert [entry.site.asked for entry in ledger.entries()] == ["first", "second", "third"]
 
 
 def test_totals_are_by_kind_or_of_all(ledger):
     for kind in ("redirection", "adoption", "redirection"):
-        ledger.count(here(), kind, "a", "b", "c")
+        ledger.count(here(), event(kind, "a", "b", "c"))
     assert [ledger.total(kind) for kind in ("redirection", "adoption", "stub", None)] == [
         2,
         1,
@@ -99,7 +99,7 @@ def test_threads_that_count_at_once_lose_nothing(ledger):
     def count():
         start.wait()
         for _ in range(2000):
-            ledger.count(here(), *EVENT)
+            ledger.count(here(), event(*EVENT))
 
     threads = [threading.Thread(target=count) for _ in range(8)]
     for thread in threads:
@@ -113,7 +113,7 @@ def test_threads_that_count_at_once_lose_nothing(ledger):
 
 def test_counts_of_threads_that_ended_are_kept_and_their_dictionaries_are_not(ledger):
     for _ in range(50):
-        thread = threading.Thread(target=lambda: ledger.count(here(), *EVENT))
+        thread = threading.Thread(target=lambda: ledger.count(here(), event(*EVENT)))
         thread.start()
         thread.join()
     assert ledger.total() == 50
@@ -122,16 +122,33 @@ def test_counts_of_threads_that_ended_are_kept_and_their_dictionaries_are_not(le
 
 def test_a_pools_threads_count_while_they_live(ledger):
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda _: ledger.count(here(), *EVENT), range(20)))
+        list(pool.map(lambda _: ledger.count(here(), event(*EVENT)), range(20)))
         assert ledger.total() == 20
     assert ledger.total() == 20
 
 
 def test_memory_grows_with_sites_and_not_with_calls(ledger):
     for _ in range(10_000):
-        ledger.count(here(), *EVENT)
+        ledger.count(here(), event(*EVENT))
     (counts,) = (counts for _, counts in ledger._threads)
-    assert len(counts) == 1
+    assert (len(counts.sites), len(counts.places)) == (1, 1)
+
+
+def test_memory_does_not_grow_with_code_that_is_made_anew(ledger, monkeypatch):
+    monkeypatch.setattr(_Counts, "_MOST_PLACES", 10)
+    for _ in range(100):
+        code = compile("ledger.count(here(), event(*EVENT))", "program.py", "exec")
+        exec(code, {"ledger": ledger, "here": here, "event": event, "EVENT": EVENT})
+    (counts,) = (counts for _, counts in ledger._threads)
+    assert (len(counts.sites), ledger.total()) == (1, 100)
+    assert len(counts.places) <= 10
+    assert len(counts._alive) <= 10
+
+
+def test_two_places_on_a_line_are_one_site(ledger):
+    new = [ledger.count(here(), event(*EVENT)), ledger.count(here(), event(*EVENT))]
+    assert new == [True, False]
+    assert [entry.count for entry in ledger.entries()] == [2]
 
 
 # --- the ledger of the process ----------------------------------------------------------------

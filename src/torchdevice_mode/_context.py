@@ -18,8 +18,8 @@ from torch.compiler import is_compiling
 
 from . import _override
 from ._caller import asked_by_torch, only_compares
-from ._ledger import Ledger
-from ._log import logger, user_frame
+from ._ledger import Event, Ledger, event
+from ._log import is_library_frame, logger, user_frame
 from ._machine import Machine
 from ._policy import Decision, choose_target, decide
 from ._settings import Settings
@@ -39,14 +39,14 @@ class Resolution:
     Attributes:
         decision: The policy's decision.
         device: The device to use, or None to hand the request to torch as it came.
-        asked: The request as text, for the ledger.
         redirected: `decision.redirected`, at hand for the hot path.
+        event: A redirection as the ledger counts it.
     """
 
     decision: Decision
     device: torch.device | None
-    asked: str
     redirected: bool
+    event: Event
 
 
 class Context:
@@ -98,7 +98,8 @@ class Context:
         decision = decide(request, self.machine, self.settings, overridden)
         device = None if decision.device is None else to_torch(decision.device)
         asked = "no device" if request is None else str(request)
-        return Resolution(decision, device, asked, decision.redirected)
+        redirection = event("redirection", asked, str(device), decision.reason)
+        return Resolution(decision, device, decision.redirected, redirection)
 
     def device_for(self, request: Any, frame: types.FrameType | None) -> torch.device | None:
         """The device that replaces a request, or None to leave the request to torch.
@@ -124,14 +125,13 @@ class Context:
         self, resolution: Resolution, request: Any, frame: types.FrameType | None
     ) -> torch.device | None:
         """The device of a redirection, counted; None where torch asks for itself."""
-        decision = resolution.decision
-        if frame is not None and (
-            asked_by_torch(frame, absent=request is None)
-            if decision.yields_to_torch
-            else only_compares(frame)
-        ):
-            return None
-        self.record("redirection", resolution.asked, resolution.device, decision.reason, frame)
+        if frame is not None and is_library_frame(frame):
+            if not resolution.decision.yields_to_torch:
+                if only_compares(frame):
+                    return None
+            elif asked_by_torch(frame, absent=request is None):
+                return None
+        self._count(resolution.event, frame)
         return resolution.device
 
     def record(
@@ -143,13 +143,14 @@ class Context:
         frame: types.FrameType | None,
     ) -> None:
         """Count an event at the user's line, and log it there the first time."""
+        self._count(event(kind, asked, str(given), reason), frame)
+
+    def _count(self, what: Event, frame: types.FrameType | None) -> None:
         user = user_frame(frame)
-        given = str(given)
-        first = self.ledger.count(user, kind, asked, given, reason)
+        first = self.ledger.count(user, what)
         if first and user is not None and logger.isEnabledFor(logging.INFO):
-            logger.info(
-                "%s:%d: %s -> %s (%s)", user.f_code.co_filename, user.f_lineno, asked, given, reason
-            )
+            place = f"{user.f_code.co_filename}:{user.f_lineno}"
+            logger.info("%s: %s -> %s (%s)", place, what.asked, what.given, what.reason)
 
 
 def _device_while_compiling(number: int, request: Any) -> torch.device | None:

@@ -12,8 +12,9 @@ import weakref
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 
-__all__ = ["Entry", "Ledger", "Site"]
+__all__ = ["Entry", "Event", "Ledger", "Site", "event"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +48,83 @@ class Entry:
     count: int
 
 
-# The code object stands for file and function: hashing it is cheaper than hashing strings.
-_Key = tuple[types.CodeType | None, int, str, str, str, str]
+@dataclass(frozen=True, slots=True, eq=False)
+class Event:
+    """What happened, without the place. Made by `event`, so that identity is equality.
+
+    Attributes:
+        kind: `redirection`, `adoption`, `downcast`, `fallback` or `stub`.
+        asked: What the program asked for, as text.
+        given: What it got, as text.
+        reason: Why.
+    """
+
+    kind: str
+    asked: str
+    given: str
+    reason: str
 
 
-class _Counts(Counter[_Key]):
+@cache
+def event(kind: str, asked: str, given: str, reason: str) -> Event:
+    """The one event with these texts."""
+    return Event(kind, asked, given, reason)
+
+
+_Key = tuple[types.CodeType | None, int, Event]
+
+
+class _Tally:
+    """How often one site was passed in one thread."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 1
+
+
+class _Counts:
     """One thread's counts; weakly referable, so that a finished thread can be told."""
+
+    # A program may make code anew all the time; what it passes again is found again.
+    _MOST_PLACES = 10_000
+
+    def __init__(self) -> None:
+        self.sites: dict[_Key, _Tally] = {}
+        # To compare code objects takes long, and so does finding a line: where the interpreter
+        # stands in which object leads to the same tally at once. The objects are kept alive,
+        # or another could come to have the same id.
+        self.places: dict[tuple[int, int, Event], _Tally] = {}
+        self._alive: list[types.CodeType] = []
+
+    def arrive(self, frame: types.FrameType, what: Event) -> bool:
+        """Count at a place that was not passed before; True if its line was not, either."""
+        key = (frame.f_code, frame.f_lineno, what)
+        if len(self.places) >= self._MOST_PLACES:
+            self.places.clear()
+            self._alive.clear()
+        tally = self.sites.get(key)
+        is_new = tally is None
+        if tally is None:
+            tally = self.sites[key] = _Tally()
+        else:
+            tally.count += 1
+        self._alive.append(frame.f_code)
+        self.places[id(frame.f_code), frame.f_lasti, what] = tally
+        return is_new
+
+    def nowhere(self, what: Event) -> bool:
+        """Count what has no place."""
+        tally = self.sites.get((None, 0, what))
+        if tally is None:
+            self.sites[None, 0, what] = _Tally()
+            return True
+        tally.count += 1
+        return False
+
+    def counter(self) -> Counter[_Key]:
+        """The counts as they are now; `copy` is one step, while their thread goes on."""
+        return Counter({key: tally.count for key, tally in self.sites.copy().items()})
 
 
 class Ledger:
@@ -64,40 +136,27 @@ class Ledger:
         self._threads: list[tuple[weakref.ref[threading.Thread], _Counts]] = []
         self._finished: Counter[_Key] = Counter()
 
-    def count(
-        self,
-        frame: types.FrameType | None,
-        kind: str,
-        asked: str,
-        given: str,
-        reason: str,
-    ) -> bool:
+    def count(self, frame: types.FrameType | None, what: Event) -> bool:
         """Count one event.
 
         Args:
             frame: The user's frame, or None where it cannot be known.
-            kind: What happened; see `Site`.
-            asked: What was asked for.
-            given: What was given.
-            reason: Why.
+            what: What happened.
 
         Returns:
             True the first time this thread passes the site.
         """
-        key = (
-            (None, 0, kind, asked, given, reason)
-            if frame is None
-            else (frame.f_code, frame.f_lineno, kind, asked, given, reason)
-        )
         try:
             counts = self._local.counts
         except AttributeError:
             counts = self._register()
-        if key in counts:
-            counts[key] += 1
-            return False
-        counts[key] = 1
-        return True
+        if frame is None:
+            return counts.nowhere(what)
+        tally = counts.places.get((id(frame.f_code), frame.f_lasti, what))
+        if tally is None:
+            return counts.arrive(frame, what)
+        tally.count += 1
+        return False
 
     def _register(self) -> _Counts:
         counts = _Counts()
@@ -113,7 +172,7 @@ class Ledger:
         for reference, counts in self._threads:
             thread = reference()
             if thread is None or not thread.is_alive():
-                self._finished.update(counts)
+                self._finished.update(counts.counter())
             else:
                 running.append((reference, counts))
         self._threads = running
@@ -123,7 +182,7 @@ class Ledger:
         with self._lock:
             total = Counter(self._finished)
             for _, counts in self._threads:
-                total.update(counts.copy())
+                total.update(counts.counter())
         merged: Counter[Site] = Counter()
         for key, count in total.items():
             merged[_site(key)] += count
@@ -139,7 +198,7 @@ def _sum(entries: Iterable[Entry], kind: str | None) -> int:
 
 
 def _site(key: _Key) -> Site:
-    code, line, kind, asked, given, reason = key
+    code, line, what = key
     file = code.co_filename if code else "<unknown>"
     function = getattr(code, "co_qualname", code.co_name) if code else "<unknown>"
-    return Site(file, line, function, kind, asked, given, reason)
+    return Site(file, line, function, what.kind, what.asked, what.given, what.reason)

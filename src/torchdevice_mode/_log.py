@@ -8,10 +8,18 @@ import sys
 import threading
 import types
 import warnings
+from functools import cache
 
 from .errors import SettingsError, TorchDeviceWarning
 
-__all__ = ["configure", "forget_warnings", "logger", "user_frame", "warn_once"]
+__all__ = [
+    "configure",
+    "forget_warnings",
+    "is_library_frame",
+    "logger",
+    "user_frame",
+    "warn_once",
+]
 
 logger = logging.getLogger("torchdevice")
 
@@ -49,8 +57,13 @@ def configure(level: str | None = None) -> None:
 
 def is_library_frame(frame: types.FrameType) -> bool:
     """Whether the frame runs torch's code or ours, told by its module's name."""
-    name = frame.f_globals.get("__name__") or ""
-    return str(name).partition(".")[0] in _OWN_PREFIXES
+    name = frame.f_globals.get("__name__")
+    return isinstance(name, str) and _is_library(name)
+
+
+@cache
+def _is_library(module: str) -> bool:
+    return module.partition(".")[0] in _OWN_PREFIXES
 
 
 def user_frame(frame: types.FrameType | None) -> types.FrameType | None:
