@@ -35,6 +35,15 @@ COUNTED = {
     "bool": (lambda x: bool(x[0]), SYNC),
     "if": (lambda x: 1 if x[0] else 2, SYNC),
     "nonzero": (lambda x: x.nonzero(), {**SYNC, "allocations": 1, "frees": 1}),
+    "mask": (lambda x: x[x > 0], {**SYNC, "allocations": 2, "frees": 2}),
+    "mask, written": (
+        lambda x: x.__setitem__(x > 5, x[:0]),
+        {**SYNC, "allocations": 1, "frees": 1},
+    ),
+    "places": (
+        lambda x: x[[0, 1]],
+        {"copies_to_device": 1, "bytes_to_device": 16, "allocations": 2, "frees": 2},
+    ),
     "equal": (lambda x: torch.equal(x, x), SYNC),
     "cpu": (
         lambda x: x.cpu(),

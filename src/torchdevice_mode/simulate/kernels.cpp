@@ -248,6 +248,20 @@ bool waits_for_device(const std::string& name) {
   return names->count(name) > 0;
 }
 
+// Indexing by a mask has to count its true elements first, on the host.
+bool has_mask(const IValue& indices) {
+  if (!indices.isOptionalTensorList()) {
+    return false;
+  }
+  for (const auto& tensor : indices.toOptionalTensorVector()) {
+    if (tensor && on_device(*tensor) &&
+        (tensor->scalar_type() == at::kBool || tensor->scalar_type() == at::kByte)) {
+      return true;
+    }
+  }
+  return false;
+}
+
 // A kernel of another operator does the work: the name, and a change to its arguments.
 struct Stand_in {
   const char* name;
@@ -297,11 +311,12 @@ void check_same_device(
 void run_on_host(const c10::OperatorHandle& op, Stack* stack, c10::DispatchKey key) {
   const auto& schema = op.schema();
   const std::string& name = schema.name();
+  const size_t first = stack->size() - schema.arguments().size();
   counters().operators++;
-  if (waits_for_device(name)) {
+  if (waits_for_device(name) ||
+      (schema.arguments().size() > 1 && has_mask((*stack)[first + 1]))) {
     counters().synchronizations++;
   }
-  const size_t first = stack->size() - schema.arguments().size();
   Borrowed borrowed;
   bool draws_from_default = name == "aten::native_dropout" || name == "aten::rrelu_with_noise";
   for (size_t i = 0; i < schema.arguments().size(); ++i) {
