@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset, TensorDataset, random_split
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, random_split
 
 from torchdevice_mode._shims.dataloader import to_host
 
@@ -36,6 +36,29 @@ def test_items_arrive_in_order_and_move_to_the_target(redirected, target, worker
     batches = [batch.cuda() for batch in loader]
     assert {batch.device for batch in batches} == {target}
     assert torch.cat(batches).flatten().tolist() == [0, 1, 2, 3, 4, 5]
+
+
+class NamesNoDevice(Dataset):
+    """A data set as most are: it builds its items and lets torch decide where."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return torch.tensor([float(index)])
+
+
+class NamesNoDeviceEither(IterableDataset):
+    def __iter__(self):
+        return (torch.tensor([float(i)]) for i in range(4))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("data", [NamesNoDevice, NamesNoDeviceEither])
+def test_items_that_name_no_device_are_built_on_the_cpu(redirected, data, workers):
+    batches = list(DataLoader(data(), batch_size=2, num_workers=workers))
+    assert {batch.device.type for batch in batches} == {"cpu"}
+    assert torch.cat(batches).flatten().tolist() == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -17,6 +17,7 @@ from . import (
     script,
     serialization,
     threads,
+    warn,
 )
 
 __all__ = ["ALL_PATCHES"]
@@ -32,4 +33,5 @@ ALL_PATCHES: tuple[Patch | Hook, ...] = (
     *serialization.PATCHES,
     *script.PATCHES,
     *threads.PATCHES,
+    *warn.PATCHES,
 )

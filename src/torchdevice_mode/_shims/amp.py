@@ -83,9 +83,23 @@ def _constant(function: _F) -> _F:
 # --- torch.autocast -----------------------------------------------------------------------------
 
 
+@functools.cache
+def _float16_is_emulated() -> bool:
+    """Whether this CPU computes float16 by converting to and fro, but bfloat16 directly."""
+    ask = getattr(torch.ops.mkldnn, "_is_mkldnn_fp16_supported", None)
+    other = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return bool(ask and other and not ask() and other())
+
+
 def _usable_dtype(asked: str, device_type: str, dtype: torch.dtype) -> torch.dtype:
     """The dtype asked for, or one that the target's autocast can compute in."""
     usable = _DTYPES.get(device_type)
+    if dtype is torch.float16 and device_type == "cpu" and _float16_is_emulated():
+        warn_once(
+            "autocast-slow-dtype",
+            f"autocast({asked!r}, dtype={dtype}) is slow on this CPU, which has no float16 "
+            f"arithmetic: choose torch.bfloat16, which may be ten times faster.",
+        )
     if usable is None or dtype in usable or dtype is torch.float32:
         return dtype
     warn_once(

@@ -13,9 +13,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.utils.data._utils.fetch as _fetch
 import torch.utils.data._utils.worker as _worker
 from torch.utils.data import dataloader as _dataloader
 
+from .. import _override
 from .._active import current, held
 from .._context import Context
 from .._modes import entered
@@ -52,6 +54,20 @@ def _prepare(initialise: Callable[..., None]) -> Callable[..., None]:
                 self._dataset = to_host(self._dataset)
 
     return prepare
+
+
+def _fetch_on_cpu(fetch: Callable[..., Any]) -> Callable[..., Any]:
+    """A data set means the CPU where it names no device, in this process as in a worker."""
+
+    @functools.wraps(fetch)
+    def fetch_on_cpu(self: Any, possibly_batched_index: Any) -> Any:
+        context = current()
+        if context is None or context.target.type == "cpu":
+            return fetch(self, possibly_batched_index)
+        with _override.cpu_override():
+            return fetch(self, possibly_batched_index)
+
+    return fetch_on_cpu
 
 
 def to_host(value: Any, _seen: dict[int, Any] | None = None) -> Any:
@@ -125,6 +141,15 @@ def _run_spawned_worker(
 
 
 PATCHES: tuple[Patch, ...] = (
+    *(
+        Patch(
+            functools.partial(getattr, _fetch, name),
+            "fetch",
+            _fetch_on_cpu,
+            "a loader without workers builds every sample on the target, one tiny copy each",
+        )
+        for name in ("_MapDatasetFetcher", "_IterableDatasetFetcher")
+    ),
     Patch(
         lambda: _dataloader._BaseDataLoaderIter,
         "__init__",

@@ -11,6 +11,7 @@
 #include <ATen/core/ivalue.h>
 #include <ATen/native/SparseTensorUtils.h>
 #include <ATen/native/TensorFactories.h>
+#include <c10/core/InferenceMode.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/library.h>
 
@@ -51,6 +52,9 @@ class Borrowed {
           storage_for(tensor.storage()), c10::DispatchKeySet(c10::DispatchKey::CPU),
           tensor.dtype());
       copy_geometry(tensor, cpu);
+      if (!tensor.is_inference()) {
+        lent_.at(cpu.storage().unsafeGetStorageImpl()).normal = true;
+      }
     }
     by_tensor_.emplace(tensor.unsafeGetTensorImpl(), Pair{tensor, cpu});
     by_cpu_.emplace(cpu.unsafeGetTensorImpl(), tensor);
@@ -78,6 +82,12 @@ class Borrowed {
         ? lent->second.device
         : made_.try_emplace(cpu.storage().unsafeGetStorageImpl(), cpu.storage())
               .first->second.to_device();
+    // A view of a normal tensor is a normal tensor in inference mode, too: autograd gives it
+    // the version counter of its base.
+    std::optional<c10::InferenceMode> outside;
+    if (lent != lent_.end() && lent->second.normal && c10::InferenceMode::is_enabled()) {
+      outside.emplace(false);
+    }
     at::Tensor result = at::detail::make_tensor<c10::TensorImpl>(
         std::move(storage), c10::DispatchKeySet(c10::DispatchKey::MPS), cpu.dtype());
     copy_geometry(cpu, result);
@@ -117,6 +127,7 @@ class Borrowed {
     c10::Storage device;
     c10::Storage cpu;
     const void* data;
+    bool normal = false;  // some tensor over it is not an inference tensor
   };
   struct Made {
     explicit Made(c10::Storage storage) : cpu(std::move(storage)) {}
