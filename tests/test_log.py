@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import textwrap
 import threading
@@ -240,6 +241,36 @@ def test_other_libraries_are_users(name):
 def test_the_innermost_user_is_named():
     frame = calling("program")(calling("torch.nn"), lambda: sys._getframe(1))
     assert user_frame(frame).f_code.co_filename == "program.py"
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "/env/lib/python3.12/site-packages/torchvision/models/resnet.py",
+        "/usr/lib/python3/dist-packages/library.py",
+        os.path.join(os.path.dirname(os.__file__), "json", "decoder.py"),
+        "<frozen runpy>",
+    ],
+)
+def test_an_installed_package_leads_to_the_program_that_calls_it(file):
+    source = compile("def call(function, *args):\n    return function(*args)\n", file, "exec")
+    held = {"__name__": "library"}
+    exec(source, held)
+    frame = held["call"](lambda: sys._getframe(1))
+    assert user_frame(frame) is sys._getframe()
+    found = calling("program")(held["call"], calling("torch.nn"), lambda: sys._getframe(1))
+    assert user_frame(found).f_code.co_filename == "program.py"
+
+
+def test_an_installed_package_alone_is_named_itself():
+    source = compile("def call():\n    return function()\n", "/lib/site-packages/a.py", "exec")
+    held = {"__name__": "library", "function": lambda: found.append(user_frame(sys._getframe(1)))}
+    exec(source, held)
+    found = []
+    thread = threading.Thread(target=held["call"])
+    thread.start()
+    thread.join()
+    assert found[0].f_code.co_filename == "/lib/site-packages/a.py"
 
 
 def test_where_there_is_no_user_there_is_no_frame():

@@ -48,21 +48,23 @@ class Entry:
     count: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Event:
     """What happened, without the place. Made by `event`, so that identity is equality.
 
-    Attributes:
+    Args:
         kind: `redirection`, `adoption`, `downcast`, `fallback` or `stub`.
         asked: What the program asked for, as text.
         given: What it got, as text.
         reason: Why.
     """
 
-    kind: str
-    asked: str
-    given: str
-    reason: str
+    __slots__ = ("asked", "given", "kind", "reason")
+
+    def __init__(self, kind: str, asked: str, given: str, reason: str) -> None:
+        self.kind = kind
+        self.asked = asked
+        self.given = given
+        self.reason = reason
 
 
 @cache

@@ -9,6 +9,7 @@ import threading
 import types
 import warnings
 from functools import cache
+from pathlib import Path
 
 from .errors import SettingsError, TorchDeviceWarning
 
@@ -67,10 +68,40 @@ def _is_library(module: str) -> bool:
 
 
 def user_frame(frame: types.FrameType | None) -> types.FrameType | None:
-    """The innermost frame, from this one outward, that is neither torch's nor ours."""
+    """The frame of the program that led to this one.
+
+    Args:
+        frame: Where to begin.
+
+    Returns:
+        The innermost frame, outward, that is neither torch's nor ours; if that runs an installed
+        package, the innermost frame of the user's own files, where there is one.
+    """
     while frame is not None and is_library_frame(frame):
         frame = frame.f_back
-    return frame
+    if frame is None or not _is_installed(frame.f_code.co_filename):
+        return frame
+    outer = frame.f_back
+    while outer is not None and (
+        is_library_frame(outer) or _is_installed(outer.f_code.co_filename)
+    ):
+        outer = outer.f_back
+    return outer or frame
+
+
+@cache
+def _is_installed(file: str) -> bool:
+    """Whether a file belongs to Python or to an installed package: nobody migrates its lines."""
+    return file.startswith(_INSTALLED) or not _PACKAGES.isdisjoint(Path(file).parts)
+
+
+_PACKAGES = frozenset({"site-packages", "dist-packages"})
+_INSTALLED = (
+    "<frozen ",
+    str(Path(os.__file__).parent) + os.sep,
+    str(Path(sys.executable or os.__file__).parent)
+    + os.sep,  # scripts such as `torchdevice` itself
+)
 
 
 def warn_once(slug: str, message: str, *, key: object = None) -> None:

@@ -26,7 +26,7 @@ from ._log import user_frame, warn_once
 from ._rules import RULES
 from ._rules.factories import make, make_from_data, make_normal
 
-__all__ = ["recover"]
+__all__ = ["is_out_of_memory", "out_of_memory", "recover"]
 
 # Texts of torch 2.13 for operands on different devices; several backends word it their own way.
 _MISMATCH = re.compile(
@@ -83,12 +83,12 @@ def recover(
     """
     frame = calling_frame(2)
     try:
-        if _is_out_of_memory(context, error):
+        if is_out_of_memory(context, error):
             raise error
         return _way_out(context, (func, args, kwargs), error, frame)
     except RuntimeError as failed:
         # A copy that adoption makes may run out of memory, too.
-        if _is_out_of_memory(context, failed):
+        if is_out_of_memory(context, failed):
             raise out_of_memory(failed) from failed
         raise
 
@@ -111,7 +111,8 @@ def _way_out(context: Context, call: Call, error: Exception, frame: Any) -> Call
     return None
 
 
-def _is_out_of_memory(context: Context, error: Exception) -> bool:
+def is_out_of_memory(context: Context, error: Exception) -> bool:
+    """Whether an error is the target's own way to say that its memory ran out."""
     if not isinstance(error, RuntimeError) or isinstance(error, torch.OutOfMemoryError):
         return False
     # The CPU's own is left alone where an accelerator stands for CUDA: no batch is too large then.

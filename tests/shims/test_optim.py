@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 
 import torchdevice_mode
+from torchdevice_mode._modes import innermost
 
 OPTIMIZERS = ["Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "Rprop", "ASGD", "Adadelta"]
 
@@ -49,3 +52,47 @@ def test_torch_refuses_capturable_where_nothing_is_redirected(target):
     else:
         with pytest.raises(AssertionError, match="capturable"):
             optimizer.step()
+
+
+def test_a_step_runs_past_the_function_mode(redirected, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        sys.modules["torch.optim.sgd"],
+        "_single_tensor_sgd",
+        lambda *a, **k: seen.append(innermost()),
+    )
+    parameter = torch.zeros(2, device="cuda", requires_grad=True)
+    parameter.grad = torch.ones_like(parameter)
+    optimizer = torch.optim.SGD([parameter], lr=0.1, foreach=False)
+    with torch.no_grad():
+        assert innermost() is not None
+    optimizer.step()
+    assert seen == [None]
+    assert innermost() is not None
+
+
+def test_a_closure_runs_under_redirection(redirected, target):
+    parameter = torch.zeros(2, device="cuda", requires_grad=True)
+    made = []
+
+    def closure():
+        made.append(torch.zeros(1, device="cuda").device)
+        return (parameter**2).sum()
+
+    torch.optim.Adam([parameter]).step(closure)
+    assert made == [target]
+
+
+def test_memory_that_runs_out_in_a_step_is_reported_as_cuda_does(redirected, target, monkeypatch):
+    text = "DefaultCPUAllocator: can't allocate memory" if target.type == "cpu" else "out of memory"
+
+    def run_out(*args, **kwargs):
+        raise RuntimeError(text)
+
+    monkeypatch.setattr(sys.modules["torch.optim.sgd"], "_single_tensor_sgd", run_out)
+    parameter = torch.zeros(2, device="cuda", requires_grad=True)
+    parameter.grad = torch.ones_like(parameter)
+    with pytest.raises(torch.OutOfMemoryError, match="out of memory") as caught:
+        torch.optim.SGD([parameter], lr=0.1, foreach=False).step()
+    assert str(caught.value.__cause__) == text
+    assert innermost() is not None

@@ -157,3 +157,15 @@ def test_operators_that_resize_their_output_keep_its_views() -> None:
         torch.mul(torch.arange(5.0, device="mps"), 2, out=out)
     assert out.tolist() == [0, 2, 4, 6, 8]
     assert view.untyped_storage().data_ptr() == out.untyped_storage().data_ptr()
+
+
+@pytest.mark.parametrize("device", ["cpu", "mps"])
+def test_in_inference_mode_a_view_is_what_its_base_is(device):
+    outside = torch.ones(4, device=device)
+    with torch.inference_mode():
+        inside = torch.ones(4, device=device)
+        assert not outside.view(2, 2).is_inference()
+        assert inside.view(2, 2).is_inference()
+        outside[0].add_(1)
+    assert outside.tolist() == [2, 1, 1, 1]
+    assert outside._version == 1

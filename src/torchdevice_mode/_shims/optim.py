@@ -1,21 +1,30 @@
-"""Optimizers: torch refuses `capturable=True` on devices that have no graphs to capture.
+"""Optimizers: allowed to be capturable on the target, and stepping past the function mode.
 
-A program that names CUDA may ask for it. It only keeps the step count on the device, which any
-device can do, so the target counts among those that torch allows.
+torch refuses `capturable=True` on devices that have no graphs to capture. A program that names
+CUDA may ask for it; it only keeps the step count on the device, which any device can do.
+
+The arithmetic of a step is hundreds of torch's own calls on tensors that are where they are, so
+there is nothing to rewrite in them, and it need not be paid for.
 """
 
 from __future__ import annotations
 
 import functools
 import sys
+import types
 from collections.abc import Callable
+from typing import Any
+
+import torch
 
 from .._active import current
+from .._modes import replace_innermost, restore_stack
 from .._patches import Patch
+from .._recovery import is_out_of_memory, out_of_memory
 
 __all__ = ["PATCHES"]
 
-_NAME = "_get_capturable_supported_devices"
+_CAPTURABLE = "_get_capturable_supported_devices"
 
 
 def _with_target(supported: Callable[..., list[str]]) -> Callable[..., list[str]]:
@@ -30,13 +39,54 @@ def _with_target(supported: Callable[..., list[str]]) -> Callable[..., list[str]
     return answer
 
 
-PATCHES: tuple[Patch, ...] = tuple(
-    Patch(
-        lambda module=module: module,  # type: ignore[misc]
-        _NAME,
-        _with_target,
-        "each optimizer's module has its own reference to the list, and reads it in `step`",
-    )
-    for name, module in list(sys.modules.items())
-    if name.startswith("torch.optim.") and hasattr(module, _NAME)
+def _past_the_mode(step: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(step)
+    def step_past_the_mode(*args: Any, **kwargs: Any) -> None:
+        context = current()
+        if context is None or torch.compiler.is_compiling():
+            step(*args, **kwargs)
+            return
+        before = replace_innermost(None)
+        try:
+            step(*args, **kwargs)
+        except RuntimeError as error:
+            if is_out_of_memory(context, error):
+                raise out_of_memory(error) from error
+            raise
+        finally:
+            restore_stack(before)
+
+    return step_past_the_mode
+
+
+def _modules() -> list[types.ModuleType]:
+    return [module for name, module in sys.modules.items() if name.startswith("torch.optim.")]
+
+
+def _arithmetic(module: types.ModuleType) -> str:
+    """The function that does an optimizer's arithmetic is named as its module is."""
+    return module.__name__.rpartition(".")[2].lstrip("_")
+
+
+PATCHES: tuple[Patch, ...] = (
+    *(
+        Patch(
+            lambda module=module: module,  # type: ignore[misc]
+            _CAPTURABLE,
+            _with_target,
+            "each optimizer's module has its own reference to the list, and reads it in `step`",
+        )
+        for module in _modules()
+        if hasattr(module, _CAPTURABLE)
+    ),
+    *(
+        Patch(
+            lambda module=module: module,  # type: ignore[misc]
+            _arithmetic(module),
+            _past_the_mode,
+            "a mode cannot take itself off for what torch does on tensors of its own",
+        )
+        for module in _modules()
+        if callable(getattr(module, _arithmetic(module), None))
+    ),
 )

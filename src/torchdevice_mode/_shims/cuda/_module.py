@@ -65,20 +65,27 @@ def _modules() -> Iterator[types.ModuleType]:
             yield module
 
 
-def _answers(module: types.ModuleType) -> dict[str, _Answer]:
-    """The descriptors of a module: its own rows, and those of torch.cuda that it exports too."""
-    path = module.__name__[len(_ROOT) + 1 :]
-    root = vars(torch.cuda)
-    answers = {}
+def _rows_by_module() -> dict[str, dict[str, Row]]:
+    """The rows that answer, by the path of their module below torch.cuda and by name."""
+    rows: dict[str, dict[str, Row]] = {"": {}}
     for row in SURFACE.values():
-        if row.state is State.NATIVE:
-            continue
-        prefix, _, name = row.name.rpartition(".")
-        original = vars(module).get(name, _ABSENT)
-        if prefix == path:
-            answers[name] = _Answer(name, row, original)
-        elif not prefix and original is not _ABSENT and original is root.get(name, _ABSENT):
-            answers.setdefault(name, _Answer(name, row, original))
+        if row.state is not State.NATIVE:
+            path, _, name = row.name.rpartition(".")
+            rows.setdefault(path, {})[name] = row
+    return rows
+
+
+def _answers(module: types.ModuleType, rows: dict[str, dict[str, Row]]) -> dict[str, _Answer]:
+    """The descriptors of a module: its own rows, and those of torch.cuda that it exports too."""
+    held, root = vars(module), vars(torch.cuda)
+    path = module.__name__[len(_ROOT) + 1 :]
+    answers = {
+        name: _Answer(name, row, held.get(name, _ABSENT))
+        for name, row in rows.get(path, {}).items()
+    }
+    for name in rows[""].keys() & held.keys() - answers.keys():
+        if held[name] is root.get(name, _ABSENT):
+            answers[name] = _Answer(name, rows[""][name], held[name])
     return answers
 
 
@@ -90,6 +97,7 @@ def _reclass(answers: dict[str, _Answer]) -> Callable[[type], type]:
 
 def module_patches() -> tuple[Patch, ...]:
     """A patch for each module of torch.cuda that has rows."""
+    rows = _rows_by_module()
     return tuple(
         Patch(
             lambda module=module: module,  # type: ignore[misc]
@@ -98,5 +106,5 @@ def module_patches() -> tuple[Patch, ...]:
             "torch.cuda is plain Python functions and C++ calls into them: no mode sees them",
         )
         for module in _modules()
-        if type(module) is types.ModuleType and (answers := _answers(module))
+        if type(module) is types.ModuleType and (answers := _answers(module, rows))
     )
