@@ -7,16 +7,14 @@ they were and an attribute that was absent is absent again.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 __all__ = ["Hook", "Patch", "Patches"]
 
 _ABSENT = object()
 
 
-@dataclass(frozen=True, slots=True)
-class Patch:
+class Patch(NamedTuple):
     """One attribute of torch that is replaced while redirection is on.
 
     Attributes:
@@ -33,8 +31,7 @@ class Patch:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Hook:
+class Hook(NamedTuple):
     """A registration with an official hook of torch or Python.
 
     Attributes:
@@ -46,11 +43,11 @@ class Hook:
     reason: str
 
 
-@dataclass(slots=True)
 class Patches:
     """Installs patches and takes them back in the opposite order."""
 
-    _installed: list[tuple[Any, str, Any]] = field(default_factory=list)
+    def __init__(self) -> None:
+        self._installed: list[tuple[Any, str, Any]] = []
 
     def install(self, patches: Sequence[Patch | Hook]) -> None:
         """Install all of them, or none where one fails.

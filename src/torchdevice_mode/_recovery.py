@@ -29,23 +29,23 @@ from ._rules.factories import make, make_from_data, make_normal
 __all__ = ["is_out_of_memory", "out_of_memory", "recover"]
 
 # Texts of torch 2.13 for operands on different devices; several backends word it their own way.
-_MISMATCH = re.compile(
+_MISMATCH = (
     r"(same|different|two|CPU|cpu|same-) ?devices?|device type|on (the )?cpu|on the same"
     r"|Placeholder storage has not been allocated|should be the same|CPU tensor"
     r"|indices should be|at the same device|device=|non-cpu|index is on|resides on host"
     r"|to have \S+ Device"
 )
 # Arguments that torch takes on the CPU only, after a first one that may be anywhere.
-_WANTS_CPU = re.compile(r"argument should be a 1D CPU int64 tensor|expected \w+ to be on cpu")
-_NO_FLOAT64 = re.compile(r"doesn't support float64|does not have support for that dtype")
-_ABSENT_ACCELERATOR = re.compile(
+_WANTS_CPU = r"argument should be a 1D CPU int64 tensor|expected \w+ to be on cpu"
+_NO_FLOAT64 = r"doesn't support float64|does not have support for that dtype"
+_ABSENT_ACCELERATOR = (
     r"Torch not compiled with|not compiled with \w+ enabled|from the '\w+' backend"
     r"|not linked with support for|without \w+ support|No CUDA GPUs|Found no NVIDIA driver"
     r"|Cannot initialize \w+ without|Cannot get \w+ generator|Invalid device string"
     r"|Expected one of cpu|Cannot access accelerator device|is not available"
 )
-_OUT_OF_MEMORY = re.compile(r"out of memory", re.IGNORECASE)
-_CPU_OUT_OF_MEMORY = re.compile(r"can't allocate memory|not enough memory")
+_OUT_OF_MEMORY = r"(?i)out of memory"
+_CPU_OUT_OF_MEMORY = r"can't allocate memory|not enough memory"
 
 _NARROWER: dict[torch.dtype, torch.dtype] = {
     torch.float64: torch.float32,
@@ -95,18 +95,18 @@ def recover(
 
 def _way_out(context: Context, call: Call, error: Exception, frame: Any) -> Call | None:
     text = str(error)
-    if isinstance(error, RuntimeError) and _WANTS_CPU.search(text):
+    if isinstance(error, RuntimeError) and re.search(_WANTS_CPU, text):
         return _hand_over(context, call, frame)
-    if isinstance(error, (RuntimeError, IndexError, ValueError)) and _MISMATCH.search(text):
+    if isinstance(error, (RuntimeError, IndexError, ValueError)) and re.search(_MISMATCH, text):
         adopted = _adopt(context, call, frame)
         if adopted is not None:
             return adopted
-    if isinstance(error, (TypeError, RuntimeError)) and _NO_FLOAT64.search(text):
+    if isinstance(error, (TypeError, RuntimeError)) and re.search(_NO_FLOAT64, text):
         if context.settings.float64 == "downcast":
             return _cast_down(context, call, frame, text)
         if context.settings.float64 == "cpu":
             return _keep_on_cpu(context, call, frame)
-    if _ABSENT_ACCELERATOR.search(text):
+    if re.search(_ABSENT_ACCELERATOR, text):
         return _rewrite_requests(context, call, frame)
     return None
 
@@ -117,7 +117,7 @@ def is_out_of_memory(context: Context, error: Exception) -> bool:
         return False
     # The CPU's own is left alone where an accelerator stands for CUDA: no batch is too large then.
     pattern = _CPU_OUT_OF_MEMORY if context.target.type == "cpu" else _OUT_OF_MEMORY
-    return pattern.search(str(error)) is not None
+    return re.search(pattern, str(error)) is not None
 
 
 def out_of_memory(error: Exception) -> torch.OutOfMemoryError:

@@ -18,8 +18,7 @@ import functools
 import sys
 import types
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.cuda
@@ -75,8 +74,7 @@ class Trace(enum.Enum):
     """Ends the graph, as torch's own does: the call is made each time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One name and its answer.
 
     Attributes:
