@@ -96,3 +96,41 @@ def test_memory_that_runs_out_in_a_step_is_reported_as_cuda_does(redirected, tar
         torch.optim.SGD([parameter], lr=0.1, foreach=False).step()
     assert str(caught.value.__cause__) == text
     assert innermost() is not None
+
+
+def test_clipping_compiles_in_one_graph_and_a_step_as_torch_lets_it(redirected):
+    parameter = torch.linspace(-1, 1, 6, device="cuda").requires_grad_()
+    optimizer = torch.optim.Adam([parameter], lr=0.1, capturable=True, foreach=False)
+
+    def clip():
+        torch.nn.utils.clip_grad_norm_([parameter], 0.5)
+
+    def train(clip, step):
+        with torch.no_grad():
+            parameter.copy_(torch.linspace(-1, 1, 6))
+        optimizer.state.clear()
+        for _ in range(3):
+            optimizer.zero_grad()
+            (parameter**3).sum().backward()
+            clip()
+            step()
+        return parameter.detach().clone()
+
+    expected = train(clip, optimizer.step)
+    compiled = (
+        torch.compile(clip, backend="eager", fullgraph=True),
+        torch.compile(optimizer.step, backend="eager"),  # torch itself ends the graph in it
+    )
+    torch.testing.assert_close(train(*compiled), expected)
+
+
+def test_gradients_are_clipped_and_zeroed_past_the_function_mode(redirected):
+    parameter = torch.zeros(2, device="cuda", requires_grad=True)
+    parameter.grad = torch.full_like(parameter, 3.0)
+    norm = torch.nn.utils.clip_grad_norm_([parameter], 1.0)
+    assert norm.item() == pytest.approx(18**0.5)
+    assert parameter.grad.norm().item() == pytest.approx(1.0)
+    torch.nn.utils.clip_grad_value_([parameter], 0.5)
+    assert parameter.grad.tolist() == [0.5, 0.5]
+    torch.optim.SGD([parameter]).zero_grad()
+    assert parameter.grad is None
