@@ -8,8 +8,7 @@ import json
 import platform
 from pathlib import Path
 
-# Last what changes the process for good.
-NAMES = ["startup", "overhead", "training_step", "adam_synchronisations"]
+NAMES = ["startup", "overhead", "compiled", "training_step", "adam_synchronisations"]
 
 
 def main() -> None:

@@ -6,10 +6,8 @@ cached by request, since a program names few devices and names them often.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import types
-import weakref
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,8 +26,8 @@ from ._spec import DeviceSpec, parse
 __all__ = ["Context", "Resolution"]
 
 
-_numbers = itertools.count()
-_by_number: weakref.WeakValueDictionary[int, Context] = weakref.WeakValueDictionary()
+_numbers: dict[tuple[Machine, Settings], int] = {}
+_by_number: dict[int, Context] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +64,10 @@ class Context:
         self.settings = settings
         self.ledger = ledger
         # Dynamo can hand a number, but no object, to a function that it runs while it traces.
-        self.number = next(_numbers)
-        _by_number[self.number] = self
+        # Contexts that decide alike have the same, so that code which was compiled under one is
+        # not compiled again under the next.
+        self.number = _numbers.setdefault((machine, settings), len(_numbers))
+        _by_number.setdefault(self.number, self)
         # Set by the session: the mode that carries this out, and how often it is entered.
         self.mode: Any = None
         self.open_in_child: Any = None

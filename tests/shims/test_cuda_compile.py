@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import torch
+import torch._dynamo.testing
 
 from torchdevice_mode import redirect
 
@@ -150,3 +151,16 @@ def test_compiled_code_is_plain_after_redirection():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert torch.equal(compiled(x), plain)
+
+
+def test_code_compiled_under_one_redirection_is_not_compiled_again_under_the_next():
+    compiled = torch._dynamo.testing.CompileCounter()
+
+    @torch.compile(backend=compiled)
+    def make(x):
+        return x + torch.ones(2, device="cuda")
+
+    for _ in range(3):
+        with redirect():
+            make(torch.zeros(2, device="cuda"))
+    assert compiled.frame_count == 1
