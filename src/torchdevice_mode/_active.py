@@ -7,6 +7,7 @@ So everything that is patched asks here first, and is plain torch where the answ
 from __future__ import annotations
 
 import functools
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -67,11 +68,35 @@ def carried() -> Context | None:
 def carried_to_workers(context: Context) -> Iterator[None]:
     """Let torch hand a context to the worker threads that it starts or uses in a block."""
     before = carried()
-    torch._C._stash_obj_in_tls(_TLS_KEY, context)
+    _stash(context)
     try:
         yield
     finally:
-        torch._C._stash_obj_in_tls(_TLS_KEY, before)
+        _stash(before)
+
+
+def _stash(value: Context | None) -> None:
+    """Put a value into torch's thread-local state, owned once more."""
+    if _stash_steals():
+        import ctypes
+
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(value))
+    torch._C._stash_obj_in_tls(_TLS_KEY, value)
+
+
+@functools.cache
+def _stash_steals() -> bool:
+    """Whether torch takes a reference that it was not given, as 2.11 does and 2.13 does not."""
+    probe = object()
+    before = sys.getrefcount(probe)
+    # Stays there for good, and is kept alive here: it must not be freed twice.
+    torch._C._stash_obj_in_tls(_TLS_KEY + "_probe", probe)
+    steals = sys.getrefcount(probe) == before
+    _kept.append(probe)
+    return steals
+
+
+_kept: list[object] = []
 
 
 def push(context: Context | None) -> None:
