@@ -77,8 +77,11 @@ class Context:
         self.target_spec, self.target_reason = choose_target(machine, settings)
         self.target = to_torch(self.target_spec)
         self.target_lacks_float64 = self.target.type in machine.float64_unsupported
-        # The type that stands for CUDA here: a tensor of this type is "a CUDA tensor".
-        self.cuda_type = self.resolve("cuda").device or torch.device("cuda")
+        # What stands for a type that programs are written for: a tensor of it is "a CUDA tensor".
+        self.stands_for = {
+            name: self.resolve(name).device or torch.device(name) for name in ("cuda", "mps")
+        }
+        self.cuda_type = self.stands_for["cuda"]
 
     def resolve(self, request: Any) -> Resolution:
         """Decide a hashable request, from the cache where it was decided before."""

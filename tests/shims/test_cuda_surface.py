@@ -16,9 +16,11 @@ import torch.cuda.random
 import torch.cuda.streams
 
 from torchdevice_mode import redirect
-from torchdevice_mode._shims.cuda import SURFACE, State
-from torchdevice_mode._shims.cuda._surface import plain
+from torchdevice_mode._shims._surface import State
+from torchdevice_mode._shims.cuda import CUDA
 from torchdevice_mode.errors import UnsupportedByTargetError
+
+SURFACE, plain = CUDA.rows, CUDA.plain
 
 FUNCTIONS = [
     name

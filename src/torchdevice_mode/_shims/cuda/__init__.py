@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .._module import module_patches
 from . import (  # noqa: F401 - most are imported for the rows that they hold
     _data_parallel,
     _device,
@@ -12,13 +13,12 @@ from . import (  # noqa: F401 - most are imported for the rows that they hold
     _tensor_types,
     _tools,
 )
-from ._module import module_patches
-from ._surface import SURFACE, Row, State
+from ._surface import CUDA
 
-__all__ = ["PATCHES", "SURFACE", "Row", "State"]
+__all__ = ["CUDA", "PATCHES"]
 
 PATCHES = (
-    *module_patches(),
+    *module_patches(CUDA),
     *_tensor_types.PATCHES,
     *_seams.PATCHES,
     *_data_parallel.PATCHES,
