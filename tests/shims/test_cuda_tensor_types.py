@@ -56,3 +56,32 @@ def test_the_default_type_sets_dtype_and_device(kind, target):
 def test_a_tensor_can_be_cast_by_type(kind, target):
     cast = torch.ones(2).type(kind())
     assert cast.dtype is torch.int64 and cast.device == target
+
+
+@pytest.mark.parametrize(("name", "dtype"), [t for t in TYPES if t[0] != "BoolTensor"])
+def test_a_sparse_type_constructs_on_the_target(name, dtype, target):
+    kind = getattr(torch.cuda.sparse, name)
+    made = kind(torch.tensor([[0, 2]]), torch.tensor([1, 2]), torch.Size([4]))
+    assert made.is_sparse and made.dtype is dtype and made.device == target
+    assert made.to_dense().tolist() == [1, 0, 2, 0]
+    assert isinstance(made, kind) and not isinstance(made.to_dense(), kind)
+    assert kind(2, 3).shape == (2, 3)
+
+
+@pytest.mark.parametrize("name", ["FloatStorage", "LongStorage", "BoolStorage", "HalfStorage"])
+def test_a_storage_type_constructs_on_the_target(name, target):
+    kind = getattr(torch.cuda, name)
+    made = kind([0, 1, 1])
+    assert made.device.type == target.type and made.dtype is kind.dtype
+    assert made.tolist() == [0, 1, 1] and isinstance(made, kind)
+    assert not isinstance(made, torch.cuda.ByteStorage)
+    with pytest.raises(RuntimeError, match="Not available for CUDA storage"):
+        kind.from_buffer(b"0123")
+
+
+def test_a_tensor_names_its_type_as_a_cuda_tensor():
+    x = torch.eye(2, device="cuda")
+    assert x.type() == "torch.cuda.FloatTensor"
+    assert x.long().type() == "torch.cuda.LongTensor"
+    assert x.to_sparse().type() == "torch.cuda.sparse.FloatTensor"
+    assert torch.zeros(1, device="meta").type() == "torch.meta.FloatTensor"

@@ -106,15 +106,27 @@ def change_type(
 ) -> Any:
     """`x.type("torch.cuda.FloatTensor")`: a dtype and a device in one name."""
     wanted = args[1] if len(args) > 1 else kwargs.get("dtype")
+    if wanted is None:
+        return _name_of_type(context, func(*args, **kwargs), args[0])
     name = getattr(wanted, "_tensor_type_name", wanted)
-    if not isinstance(name, str) or name.count(".") != 2:
+    if not isinstance(name, str) or name.count(".") not in (2, 3):
         return func(*args, **kwargs)
-    _, device_type, class_name = name.split(".")
+    _, device_type, *layout, class_name = name.split(".")
     dtype = _DTYPES.get(class_name)
     device = replacement(context, device_type) if dtype is not None else None
-    if device is None:
+    if device is None or layout not in ([], ["sparse"]):
         return func(*args, **kwargs)
-    return torch.Tensor.to(args[0], device, dtype)
+    moved = torch.Tensor.to(args[0], device, dtype)
+    return moved.to_sparse() if layout and not moved.is_sparse else moved
+
+
+def _name_of_type(context: Context, name: Any, tensor: torch.Tensor) -> Any:
+    """The name of a tensor's type, which programs compare with that of a CUDA tensor."""
+    stands_for_cuda = context.cuda_type.type
+    if stands_for_cuda == "cuda" or tensor.device.type != stands_for_cuda:
+        return name
+    *path, class_name = name.removeprefix("torch.").removeprefix(f"{stands_for_cuda}.").split(".")
+    return ".".join(["torch", "cuda", *path, class_name])
 
 
 def pin(

@@ -9,6 +9,7 @@ from .._patches import Hook, Patch
 from . import (
     amp,
     autograd,
+    backends,
     compiler,
     cuda,
     dataloader,
@@ -24,6 +25,7 @@ __all__ = ["ALL_PATCHES"]
 
 ALL_PATCHES: tuple[Patch | Hook, ...] = (
     *cuda.PATCHES,
+    *backends.PATCHES,
     *amp.PATCHES,
     *generic.PATCHES,
     *autograd.PATCHES,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .._module import module_patches
 from . import (  # noqa: F401 - most are imported for the rows that they hold
+    _comm,
     _data_parallel,
     _device,
     _memory,
@@ -12,6 +13,7 @@ from . import (  # noqa: F401 - most are imported for the rows that they hold
     _streams,
     _tensor_types,
     _tools,
+    _tunable,
 )
 from ._surface import CUDA
 

@@ -1,7 +1,7 @@
 """What CUDA programs call outside of torch.cuda, and no mode sees.
 
 `torch.Stream` and `torch.Event` by device, the module of a device, states of random numbers,
-flags of libraries that only CUDA has, and profilers that only CUDA builds can run.
+and profilers that only CUDA builds can run.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from typing import Any
 
 import torch
 import torch.autograd.profiler
-import torch.backends.cuda
-import torch.backends.cudnn
 import torch.random
 import torch.utils.checkpoint
 
@@ -139,54 +137,6 @@ def _checkpoint_module(original: Callable[..., Any]) -> Callable[..., Any]:
     return _get_device_module
 
 
-# --- flags of CUDA's libraries ------------------------------------------------------------------
-
-
-def _remembering(name: str, choices: dict[str, Any]) -> Callable[[Callable[..., Any]], Any]:
-    """A preference for a library that this torch does not have: checked and remembered."""
-
-    def replace(original: Callable[..., Any]) -> Callable[..., Any]:
-        chosen: list[Any] = []
-
-        @functools.wraps(original)
-        def prefer(backend: Any = None) -> Any:
-            if redirection() is None:
-                return original(backend)
-            if isinstance(backend, str) and backend in choices:
-                chosen[:] = [choices[backend]]
-            elif backend in choices.values():
-                chosen[:] = [backend]
-            elif backend is not None:
-                return original(backend)
-            return chosen[0] if chosen else original()
-
-        return prefer
-
-    return replace
-
-
-class _PlanCache:
-    """The plan cache of cuFFT: accepts its limit and holds nothing."""
-
-    size = 0
-
-    def __init__(self) -> None:
-        self.max_size = 4096
-
-    def clear(self) -> None:
-        """Nothing to clear."""
-
-    def __getitem__(self, device: Any) -> _PlanCache:
-        from ._index import COUNT, index_of
-
-        if not 0 <= index_of(device) < COUNT:
-            raise RuntimeError(
-                f"cufft_plan_cache: expected 0 <= device index < {COUNT}, but got "
-                f"device with index {device}"
-            )
-        return self
-
-
 # --- profilers ----------------------------------------------------------------------------------
 
 
@@ -222,8 +172,6 @@ def _caching_is_on(original: Callable[[], bool] | None) -> Callable[[], bool]:
     return is_enabled
 
 
-_LIBRARY = "hands the name of a CUDA library to C++, which was built without it"
-
 PATCHES: tuple[Patch, ...] = (
     Patch(
         lambda: torch, "Stream", lambda original: _TorchStream, "a C++ class that takes a device"
@@ -237,25 +185,6 @@ PATCHES: tuple[Patch, ...] = (
         "_get_device_module",
         _checkpoint_module,
         "on MPS torch does not keep the random state for recomputation",
-    ),
-    Patch(
-        lambda: torch.backends.cuda,
-        "preferred_linalg_library",
-        _remembering("linalg", torch.backends.cuda._LinalgBackends),
-        _LIBRARY,
-    ),
-    Patch(
-        lambda: torch.backends.cuda,
-        "preferred_blas_library",
-        _remembering("blas", torch.backends.cuda._BlasBackends),
-        _LIBRARY,
-    ),
-    Patch(lambda: torch.backends.cuda, "cufft_plan_cache", lambda _: _PlanCache(), _LIBRARY),
-    Patch(
-        lambda: torch.backends.cudnn,
-        "version",
-        lambda original: lambda: (original() or 0) if redirection() is not None else original(),
-        "gives None without cuDNN, and programs compare it with a number",
     ),
     Patch(
         lambda: torch.autograd.profiler.profile,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ._surface import Trace, emulated, stubbed, unsupported
+from ._surface import Trace, emulated, native, stubbed, unsupported
 
 __all__: list[str] = []
 
@@ -145,3 +145,31 @@ unsupported(
     reason="CUDA source code cannot be compiled for it",
     instead="write the function with torch operators",
 )
+unsupported(
+    "gds.GdsFile",
+    "gds.gds_register_buffer",
+    "gds.gds_deregister_buffer",
+    reason="GPUDirect Storage moves files to NVIDIA devices",
+    instead="read the file with numpy.fromfile or torch.load",
+)
+
+
+# --- what torch writes in terms of other names --------------------------------------------------
+
+native(
+    "amp.autocast",
+    "amp.GradScaler",
+    "amp.custom_fwd",
+    "amp.custom_bwd",
+    "amp.autocast_mode.autocast",
+    "amp.autocast_mode.custom_fwd",
+    "amp.autocast_mode.custom_bwd",
+    "amp.grad_scaler.GradScaler",
+    reason="torch's own, which reach torch.autocast and GradScaler for CUDA, and these are seams",
+)
+native(
+    "amp.amp_definitely_not_available",
+    "amp.common.amp_definitely_not_available",
+    reason="asks torch.cuda.is_available",
+)
+native("green_contexts.SUPPORTED", reason="a constant")
