@@ -24,8 +24,8 @@ def process(monkeypatch):
 
 
 def test_every_setting_but_the_untested_is_an_option():
-    for command in COMMANDS.values():
-        names = {option.name.lstrip("-") for option in command.options}
+    for name in ("run", "info"):
+        names = {option.name.lstrip("-") for option in COMMANDS[name].options}
         assert set(ENVIRONMENT) - {"allow_untested"} <= names
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-
 import pytest
 import torch
 import torch.fft
@@ -11,7 +9,6 @@ import torch.nested
 import torch.special
 
 import torchdevice_mode
-from torchdevice_mode._patches import Patch
 from torchdevice_mode._registry import Rule, build, resolve_path
 from torchdevice_mode._rules import ROWS, RULES
 from torchdevice_mode._shims import ALL_PATCHES
@@ -42,17 +39,6 @@ NAMESPACES = {
     "torch.sparse": torch.sparse,
 }
 
-# Public Python functions with a device parameter, and what answers for them.
-PYTHON_FUNCTIONS = {
-    "torch.get_device_module": "returns torch.cuda, whose shim answers",
-    "torch.load": "_shims.serialization, through torch's registry of packages",
-    "torch.serialization.load": "_shims.serialization, through torch's registry of packages",
-    "torch.set_default_device": "makes a torch.device, which has a row",
-    "torch.random.fork_rng": "reaches torch.cuda, whose shim answers",
-    "torch.nn.attention.flex_attention.create_block_mask": "calls torch functions that have rows",
-    "torch.nn.attention.flex_attention.create_mask": "calls torch functions that have rows",
-}
-
 
 def functions_with_a_device_in_their_schema():
     names = {
@@ -75,31 +61,6 @@ def functions_with_a_device_in_their_schema():
 )
 def test_a_function_that_takes_a_device_has_a_row_or_a_reason(name, function):
     assert (function in RULES) != (name in WITHOUT_ROW)
-
-
-@pytest.mark.parametrize(
-    "module_name",
-    ["torch", "torch.nested", "torch.fft", "torch.serialization"]
-    + ["torch.signal.windows", "torch.random", "torch.nn.functional", "torch.sparse"]
-    + ["torch.nn.attention.flex_attention", "torch.nn.utils.rnn", "torch.func"],
-)
-def test_a_python_function_that_takes_a_device_is_answered_for(module_name):
-    module = pytest.importorskip(module_name)
-    patched = {(patch.owner(), patch.name) for patch in ALL_PATCHES if isinstance(patch, Patch)}
-    for name, function in vars(module).items():
-        if name.startswith("_") or not inspect.isfunction(function):
-            continue
-        parameters = inspect.signature(function).parameters
-        if not any(p in ("device", "map_location", "device_type") for p in parameters):
-            continue
-        answered = (
-            f"{module_name}.{name}" in PYTHON_FUNCTIONS
-            or function in RULES
-            or (module, name) in patched
-            # Torch's Python functions that pass the device on to functions with rows.
-            or module_name == "torch.signal.windows"
-        )
-        assert answered, f"{module_name}.{name} takes a device and nothing answers for it"
 
 
 def test_every_row_has_a_reason_and_names_functions_of_torch():

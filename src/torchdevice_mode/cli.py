@@ -1,4 +1,4 @@
-"""The command `torchdevice`: `run` and `info`."""
+"""The command `torchdevice`: `run`, `info` and `gap`."""
 
 from __future__ import annotations
 
@@ -88,6 +88,13 @@ _RUN = (
     ),
 )
 _INFO = (*_SETTINGS, _option("--json", action="store_true", help="print JSON"))
+_GAP = (
+    _option(
+        "--torch-module", metavar="MODULE", help='only this module, such as "torch.cuda.memory"'
+    ),
+    _option("--json", action="store_true", help="print JSON"),
+    _option("--markdown", action="store_true", help="print the page of docs"),
+)
 
 
 # How the words begin that stand for a program, beside the name of a script.
@@ -299,6 +306,26 @@ def _info(options: argparse.Namespace, program: Program | None) -> int:
     return 0
 
 
+def _gap(options: argparse.Namespace, program: Program | None) -> int:
+    try:
+        import_module("torch")
+        from . import _gap as gap
+
+        entries = gap.collect(options.torch_module)
+    except TorchDeviceError as error:
+        return _fail(2, error)
+    except ModuleNotFoundError as error:
+        return _without_torch(error)
+    if options.json:
+        names = {e.name: {"state": e.state, "reason": e.reason} for e in entries}
+        print(json.dumps({"counts": gap.counts(entries), "names": names}, indent=2))
+    elif options.markdown:
+        print(gap.markdown(entries), end="")
+    else:
+        print(gap.render(entries))
+    return int(any(entry.state == gap.MISSING for entry in entries))
+
+
 COMMANDS: dict[str, Command] = {
     "run": Command(
         "run a program as python does, its devices redirected",
@@ -310,5 +337,10 @@ COMMANDS: dict[str, Command] = {
     ),
     "info": Command(
         "show the machine, the target, and what each request for a device gets", _INFO, _info
+    ),
+    "gap": Command(
+        "list torch's public names, and what answers for each; exit code 1 if a name is missing",
+        _GAP,
+        _gap,
     ),
 }

@@ -106,3 +106,17 @@ def test_graphed_callables_run():
     x = torch.ones(4, 3, device="cuda")
     graphed = torch.cuda.make_graphed_callables(model, (x,))
     assert torch.equal(graphed(x), model(x))
+
+
+def test_saved_tensors_go_to_the_cpu_without_being_pinned():
+    x = torch.ones(3, device="cuda", requires_grad=True)
+    with torch.autograd.graph.save_on_cpu(pin_memory=True):
+        y = (x * x).sum()
+    y.backward()
+    assert x.grad.tolist() == [2.0, 2.0, 2.0]
+
+
+def test_a_storage_is_made_on_the_target(target):
+    assert torch.UntypedStorage(4, device="cuda").device.type == target.type
+    assert torch.UntypedStorage(4, device="meta").device.type == "meta"
+    assert torch.UntypedStorage([1, 2]).tolist() == [1, 2]

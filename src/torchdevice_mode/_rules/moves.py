@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
+from .._caller import asked_by_torch
 from .._context import Context
-from .._registry import Rule, replacement
+from .._registry import Rule, caller, replacement
 
 __all__ = ["ROWS"]
 
@@ -107,7 +108,10 @@ def change_type(
     """`x.type("torch.cuda.FloatTensor")`: a dtype and a device in one name."""
     wanted = args[1] if len(args) > 1 else kwargs.get("dtype")
     if wanted is None:
-        return _name_of_type(context, func(*args, **kwargs), args[0])
+        name, frame = func(*args, **kwargs), caller(0)
+        if frame is None or asked_by_torch(frame, absent=False):
+            return name
+        return _name_of_type(context, name, args[0])
     name = getattr(wanted, "_tensor_type_name", wanted)
     if not isinstance(name, str) or name.count(".") not in (2, 3):
         return func(*args, **kwargs)

@@ -14,20 +14,23 @@ from . import (
     cuda,
     dataloader,
     generic,
+    library,
     optim,
     script,
     serialization,
     threads,
     warn,
 )
+from ._surface import Surface
 
-__all__ = ["ALL_PATCHES"]
+__all__ = ["ALL_PATCHES", "SURFACES"]
 
 ALL_PATCHES: tuple[Patch | Hook, ...] = (
     *cuda.PATCHES,
     *backends.PATCHES,
     *amp.PATCHES,
     *generic.PATCHES,
+    *library.PATCHES,
     *autograd.PATCHES,
     *compiler.PATCHES,
     *dataloader.PATCHES,
@@ -37,3 +40,6 @@ ALL_PATCHES: tuple[Patch | Hook, ...] = (
     *threads.PATCHES,
     *warn.PATCHES,
 )
+
+SURFACES: tuple[Surface, ...] = (cuda.CUDA, backends.CUDA_LIBRARIES, backends.CUDNN)
+"""The tables of modules of torch that are answered name by name."""

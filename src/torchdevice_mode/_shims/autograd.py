@@ -32,9 +32,29 @@ def _with_mode(run_backward: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
+def _unpinned(original: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(original)
+    def __init__(  # noqa: N807 - it replaces one
+        self: Any, pin_memory: bool = False, *args: Any, **kwargs: Any
+    ) -> None:
+        context = current()
+        # Its hooks run with modes off, and torch.cuda is available, so torch would pin.
+        if context is not None and context.cuda_type.type != "cuda":
+            pin_memory = False
+        original(self, pin_memory, *args, **kwargs)
+
+    return __init__
+
+
 _REASON = "Python code called by the engine runs with function modes off, and no hook turns them on"
 
 PATCHES: tuple[Patch, ...] = (
     Patch(lambda: torch.autograd, "_engine_run_backward", _with_mode, _REASON),
     Patch(lambda: torch.autograd.graph, "_engine_run_backward", _with_mode, _REASON),
+    Patch(
+        lambda: torch.autograd.graph.save_on_cpu,
+        "__init__",
+        _unpinned,
+        "pins memory for CUDA in hooks, where function modes are off",
+    ),
 )

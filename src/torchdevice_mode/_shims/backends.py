@@ -196,6 +196,7 @@ CUDNN.native(
     "allow_tf32",
     "fp32_precision",
     "conv",
+    "depthwise_kernel",
     "rnn.fp32_precision",
     "flags",
     "set_flags",
@@ -204,7 +205,13 @@ CUDNN.native(
 CUDNN.native(
     "is_available", "is_acceptable", reason="cuDNN is used by CUDA alone; torch asks this itself"
 )
-CUDNN.native("CUDNN_TENSOR_DTYPES", "CudnnModule", reason="definitions")
+CUDNN.native(
+    "CUDNN_TENSOR_DTYPES",
+    "CudnnModule",
+    "rnn.ContextProp",
+    "rnn.CudnnRNNModule",
+    reason="definitions",
+)
 CUDNN.native(
     "rnn.get_cudnn_mode",
     "rnn.Unserializable",

@@ -1,4 +1,4 @@
-"""What takes a device and is no torch function: `torch.Generator`, and some Python functions.
+"""What takes a device and is no torch function: `torch.Generator`, storages, some in Python.
 
 `torch.Generator` is replaced by a subclass whose constructor asks the policy and then makes a
 plain generator. Its metaclass answers `isinstance` and `issubclass` for the original, so
@@ -86,6 +86,18 @@ def _through_policy(function: Callable[..., Any]) -> Callable[..., Any]:
     return answer
 
 
+def _storage_on_target(original: Callable[..., Any]) -> Any:
+    def __new__(cls: type, *args: Any, **kwargs: Any) -> Any:  # noqa: N807 - it replaces one
+        context = current()
+        request = kwargs.get("device")
+        if context is not None and request is not None:
+            device = context.device_for(request, sys._getframe(1))
+            kwargs["device"] = request if device is None else device
+        return original(cls, *args, **kwargs)
+
+    return staticmethod(__new__)
+
+
 # Module and name of functions that torch writes in Python without an override for modes.
 _PYTHON_FUNCTIONS = (
     ("torch.nested", "nested_tensor"),
@@ -122,6 +134,12 @@ PATCHES: tuple[Patch, ...] = (
         lambda: torch,
         "Generator",
         lambda original: Generator,
+        "a C++ class: its constructor parses the device before any mode could see it",
+    ),
+    Patch(
+        lambda: torch.UntypedStorage,
+        "__new__",
+        _storage_on_target,
         "a C++ class: its constructor parses the device before any mode could see it",
     ),
     *_python_function_patches(),

@@ -64,6 +64,67 @@ def _to_one_device(original: Callable[..., Any]) -> Callable[..., Any]:
     return scatter
 
 
+def _one_replica(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def replicate(network: Any, devices: Sequence[Any], detach: bool = False) -> Any:
+        if redirection() is None:
+            return original(network, devices, detach)
+        # Gradients of one device's replica are those of the module itself.
+        return [network] if devices else []
+
+    return replicate
+
+
+def _one_after_the_other(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def parallel_apply(
+        modules: Sequence[Any],
+        inputs: Sequence[Any],
+        kwargs_tup: Sequence[dict[str, Any]] | None = None,
+        devices: Sequence[Any] | None = None,
+    ) -> Any:
+        if redirection() is None:
+            return original(modules, inputs, kwargs_tup, devices)
+        if len(modules) != len(inputs):
+            raise AssertionError(
+                f"The number of modules {len(modules)} is not equal to the number of inputs "
+                f"{len(inputs)}"
+            )
+        keywords = kwargs_tup or [{}] * len(modules)
+        return [
+            module(*(given if isinstance(given, (list, tuple)) else (given,)), **named)
+            for module, given, named in zip(modules, inputs, keywords, strict=True)
+        ]
+
+    return parallel_apply
+
+
+def _from_one_device(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def gather(outputs: Sequence[Any], target_device: Any, dim: int = 0) -> Any:
+        if redirection() is None:
+            return original(outputs, target_device, dim)
+        return _joined(outputs, dim)
+
+    return gather
+
+
+def _joined(outputs: Sequence[Any], dim: int) -> Any:
+    """What `torch.nn.parallel.gather` joins: tensors in tuples, lists and dictionaries."""
+    first = outputs[0]
+    if isinstance(first, torch.Tensor):
+        # Losses have no dimension; CUDA joins them to a vector.
+        return torch.cat([t.reshape(1) if t.dim() == 0 else t for t in outputs], dim)
+    if first is None:
+        return None
+    if isinstance(first, dict):
+        if any(len(first) != len(output) for output in outputs):
+            raise ValueError("All dicts must have the same number of keys")
+        return type(first)((key, _joined([o[key] for o in outputs], dim)) for key in first)
+    joined = [_joined(parts, dim) for parts in zip(*outputs, strict=True)]
+    return type(first)(*joined) if hasattr(first, "_fields") else type(first)(joined)
+
+
 def _moved(value: Any, device: torch.device) -> Any:
     """What `torch.nn.parallel.scatter` looks into: tensors in tuples, lists and dictionaries."""
     if isinstance(value, torch.Tensor):
@@ -77,23 +138,17 @@ def _moved(value: Any, device: torch.device) -> Any:
     return value
 
 
+_BY_NUMBER = "the devices are given by number, and one stands for all"
+_IN_CPP = "copies between devices in C++ that only CUDA builds have"
+
 PATCHES: tuple[Patch, ...] = (
-    Patch(
-        lambda: torch.nn.DataParallel,
-        "__init__",
-        _one_device,
-        "the devices are given by number, and one stands for all",
-    ),
-    Patch(
-        lambda: torch.nn.parallel,
-        "data_parallel",
-        _function_on_one_device,
-        "the devices are given by number, and one stands for all",
-    ),
-    Patch(
-        lambda: torch.nn.parallel.scatter_gather,
-        "scatter",
-        _to_one_device,
-        "splits tensors over devices in C++ that only CUDA builds have",
-    ),
+    Patch(lambda: torch.nn.DataParallel, "__init__", _one_device, _BY_NUMBER),
+    Patch(lambda: torch.nn.parallel, "data_parallel", _function_on_one_device, _BY_NUMBER),
+    # `DataParallel` finds these where they are written, programs where they are exported.
+    Patch(lambda: torch.nn.parallel.scatter_gather, "scatter", _to_one_device, _IN_CPP),
+    Patch(lambda: torch.nn.parallel, "scatter", _to_one_device, _IN_CPP),
+    Patch(lambda: torch.nn.parallel.scatter_gather, "gather", _from_one_device, _IN_CPP),
+    Patch(lambda: torch.nn.parallel, "gather", _from_one_device, _IN_CPP),
+    Patch(lambda: torch.nn.parallel, "replicate", _one_replica, _IN_CPP),
+    Patch(lambda: torch.nn.parallel, "parallel_apply", _one_after_the_other, _IN_CPP),
 )
