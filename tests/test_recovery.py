@@ -455,6 +455,7 @@ def test_sequences_are_packed_by_lengths_from_anywhere(redirected, target, lengt
         padded, lengths(), batch_first=True, enforce_sorted=enforce_sorted
     )
     assert packed.data.device == target
+    assert packed.is_cuda and packed.cuda().data.device == target
     assert packed.data.flatten().tolist() == [0, 3, 1, 4, 2]
     output, _ = torch.nn.GRU(1, 2, batch_first=True).cuda()(packed)
     unpacked, sizes = torch.nn.utils.rnn.pad_packed_sequence(output, batch_first=True)

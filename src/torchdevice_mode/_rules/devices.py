@@ -38,7 +38,8 @@ def answer_is_cuda(
     """`x.is_cuda`: true for user code where CUDA requests go, so that assertions hold."""
     answer = func(*args, **kwargs)
     frame = caller(0)
-    if answer or frame is None or asked_by_torch(frame, absent=False):
+    # As for absent devices: `PackedSequence.is_cuda` asks on the user's behalf.
+    if answer or frame is None or asked_by_torch(frame, absent=True):
         return answer
     return bool(args[0].device.type == context.cuda_type.type)
 

@@ -61,9 +61,10 @@ class _Answer:
 
 def _modules(root: str) -> Iterator[types.ModuleType]:
     """The module and its submodules, as far as torch has imported them."""
-    for name, module in list(sys.modules.items()):
-        if name == root or name.startswith(root + "."):
-            yield module
+    # A quick look first: there are thousands of modules, and this is done when enabling.
+    for name in [name for name in sys.modules if name.startswith(root)]:
+        if name == root or name[len(root)] == ".":
+            yield sys.modules[name]
 
 
 def _rows_by_module(surface: Surface) -> dict[str, dict[str, Row]]:
