@@ -164,3 +164,18 @@ def test_code_compiled_under_one_redirection_is_not_compiled_again_under_the_nex
         with redirect():
             make(torch.zeros(2, device="cuda"))
     assert compiled.frame_count == 1
+
+
+def test_streams_and_events_are_compared_as_objects():
+    with redirect():
+        event, stream = torch.cuda.Event(), torch.cuda.Stream()
+        assert event == event and event != torch.cuda.Event()
+        assert stream == stream and stream != torch.cuda.default_stream()
+
+
+@pytest.mark.parametrize("name", ["_exchange_device", "_maybe_exchange_device"])
+def test_a_graph_finds_an_answer_by_its_name(name):
+    with redirect():
+        answer = getattr(torch.cuda, name)
+        module, found = answer.__module__, answer.__name__
+        assert (module, found) == ("torch.cuda", name)

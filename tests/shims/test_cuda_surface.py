@@ -51,13 +51,19 @@ def test_every_row_says_why(name):
     assert reason and "\n" not in reason and not reason.endswith(".")
 
 
-# torch's C++ adds this one on CUDA builds.
-ADDED_BY_CUDA = {"_get_device_properties"}
+# What torch 2.11 or 2.12 does not have yet.
+NEWER = {"_use_uvm", "caching_allocator_disabled", "current_solver_handle"}
 
 
-@pytest.mark.parametrize("name", sorted(set(SURFACE) - ADDED_BY_CUDA))
+@pytest.mark.parametrize("name", sorted(set(SURFACE) - CUDA.added - NEWER))
 def test_a_row_names_something_that_torch_has(name):
     assert plain(name) is not None
+
+
+@pytest.mark.parametrize("name", sorted(NEWER))
+def test_what_this_torch_lacks_it_lacks_under_redirection_too(name):
+    with redirect():
+        assert hasattr(torch.cuda, name) == (plain(name) is not None)
 
 
 @pytest.mark.parametrize(
@@ -90,8 +96,12 @@ def test_a_function_kept_from_a_redirection_is_plain_after_it():
         assert is_available() is True
     assert is_available() is torch.cuda.is_available()
     if not torch.cuda.is_available():
-        with pytest.raises(RuntimeError, match="requires CUDA support"):
+        # A build without CUDA says that it is one, a CUDA build that there is no driver or GPU.
+        with pytest.raises(RuntimeError) as plain_error:
+            torch.cuda.Stream()
+        with pytest.raises(RuntimeError) as kept_error:
             stream()
+        assert str(kept_error.value) == str(plain_error.value)
 
 
 def test_what_a_program_puts_into_torch_cuda_is_what_it_finds():

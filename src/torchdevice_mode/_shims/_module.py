@@ -83,7 +83,11 @@ def _answers(
     """The descriptors of a module: its own rows, and those of the root that it exports too."""
     held, root = held_by(module), held_by(sys.modules[surface.root])
     path = module.__name__[len(surface.root) + 1 :]
-    found = {name: (row, held.get(name, _ABSENT)) for name, row in rows.get(path, {}).items()}
+    found = {
+        name: (row, held.get(name, _ABSENT))
+        for name, row in rows.get(path, {}).items()
+        if name in held or row.name in surface.added
+    }
     for name in rows[""].keys() & held.keys() - found.keys():
         if held[name] is root.get(name, _ABSENT):
             found[name] = (rows[""][name], held[name])

@@ -86,11 +86,14 @@ class Surface:
     Args:
         root: The module, such as `"torch.cuda"`.
         device_type: The type of device that it is about.
+        added: Names that torch's C++ adds to the module when it starts the device. Any other
+            name that this torch lacks, it lacks under redirection too.
     """
 
-    def __init__(self, root: str, device_type: str) -> None:
+    def __init__(self, root: str, device_type: str, *, added: frozenset[str] = frozenset()) -> None:
         self.root = root
         self.device_type = device_type
+        self.added = added
         self.rows: dict[str, Row] = {}
 
     # --- who answers ----------------------------------------------------------------------------
@@ -229,6 +232,12 @@ class Surface:
                 return original(*args, **kwargs)
             return answer(*args, **kwargs)
 
+        if not isinstance(original, types.FunctionType):
+            # A graph names a function of torch by its module and name, and finds it there again;
+            # one that torch takes from C++ has names of C++.
+            path, _, call.__name__ = name.rpartition(".")
+            call.__module__ = f"{self.root}.{path}" if path else self.root
+            call.__qualname__ = call.__name__
         # What `assume_constant_result` and `disable` set, without importing Dynamo for it.
         if trace is Trace.CONSTANT:
             call._dynamo_marked_constant = True  # type: ignore[attr-defined]
@@ -255,14 +264,18 @@ def held_by(module: types.ModuleType) -> dict[str, Any]:
     return {**vars(module.m), **vars(module)} if hasattr(module, "m") else vars(module)
 
 
-def end_graph(what: str) -> None:
+def end_graph(what: str, part: str = "torch._dynamo") -> None:
     """Let Dynamo end its graph, if it is Dynamo that called the function that calls this.
 
     Dynamo knows streams, events and tensor types of CUDA by their classes, and makes code of
     them that only CUDA can run.
+
+    Args:
+        what: The name that cannot be traced.
+        part: The module of Dynamo that it must be, with what is below it.
     """
     caller = sys._getframe(2).f_globals.get("__name__") or ""
-    if caller.startswith("torch._dynamo"):
+    if caller.startswith(part):
         from torch._dynamo.exc import unimplemented
 
         unimplemented(

@@ -21,6 +21,9 @@ from ._surface import StandIn, Trace, emulated, end_graph, plain, redirection, t
 
 __all__ = ["Event", "Stream"]
 
+# Until torch 2.12 Dynamo compares a stream or event with what it knows of it by `==`, then by `!=`.
+_DYNAMO_STREAMS = "torch._dynamo.variables.streams"
+
 _PlainStream = plain("Stream")
 _PlainExternalStream = plain("ExternalStream")
 _PlainEvent = plain("Event")
@@ -149,6 +152,7 @@ class Stream(torch.Stream, metaclass=StandIn):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, torch.Stream):
             return False
+        end_graph("torch.cuda.Stream", _DYNAMO_STREAMS)
         return self.stream_id == other.stream_id and self.device_type == other.device_type
 
     def __ne__(self, other: object) -> bool:
@@ -289,6 +293,7 @@ class Event(torch.Event, metaclass=StandIn):
         return ctypes.c_void_p(self.cuda_event)
 
     def __eq__(self, other: object) -> bool:
+        end_graph("torch.cuda.Event", _DYNAMO_STREAMS)
         return self is other
 
     def __ne__(self, other: object) -> bool:

@@ -25,7 +25,7 @@ __all__ = [
     "unsupported",
 ]
 
-CUDA = Surface("torch.cuda", "cuda")
+CUDA = Surface("torch.cuda", "cuda", added=frozenset({"_get_device_properties"}))
 
 context = CUDA.context
 emulated = CUDA.emulated
