@@ -179,3 +179,35 @@ def test_a_graph_finds_an_answer_by_its_name(name):
         answer = getattr(torch.cuda, name)
         module, found = answer.__module__, answer.__name__
         assert (module, found) == ("torch.cuda", name)
+
+
+MADE = {
+    "arange": lambda: torch.arange(3, device="cuda"),
+    "linspace": lambda: torch.linspace(0, 1, 3, device="cuda"),
+    "normal": lambda: torch.normal(0.0, 1.0, (2,), device="cuda"),
+    "rand": lambda: torch.rand(2, device="cuda"),
+    "rand_like": lambda: torch.rand_like(torch.ones(2), device="cuda"),
+    "randint": lambda: torch.randint(0, 3, (2,), device="cuda:0"),
+    "randn": lambda: torch.randn(2, device=torch.device("cuda")),
+    "randperm": lambda: torch.randperm(3, device="cuda"),
+    "tensor": lambda: torch.tensor([1.0], device="cuda"),
+    "tril_indices": lambda: torch.tril_indices(2, 2, device="cuda"),
+}
+
+
+@pytest.mark.parametrize("make", MADE.values(), ids=MADE)
+def test_a_tensor_is_made_on_the_target_in_the_graph(make, target):
+    with redirect():
+        compiled = torch.compile(make, fullgraph=True, backend="eager")
+        assert compiled().device == target
+        assert compiled().dtype is make().dtype
+
+
+def test_dynamo_asks_modes_for_what_it_did_before_after_redirection():
+    from torch._dynamo.variables import torch as tables
+
+    before = tables.get_overridable_functions
+    with redirect():
+        assert torch.rand_like in tables.get_overridable_functions()
+    assert tables.get_overridable_functions is before
+    assert torch.ones in before()
