@@ -148,9 +148,28 @@ class Context:
         """Count an event at the user's line, and log it there the first time."""
         self._count(event(kind, asked, str(given), reason), frame)
 
+    def record_cost(
+        self,
+        kind: str,
+        asked: str,
+        given: object,
+        reason: str,
+        frame: types.FrameType | None,
+        *,
+        moved: int,
+        seconds: float,
+    ) -> None:
+        """As `record`, with the bytes that were copied for it and the time that it took."""
+        what = event(kind, asked, str(given), reason)
+        self._log_first(
+            self.ledger.count_cost(frame, what, moved=moved, seconds=seconds), frame, what
+        )
+
     def _count(self, what: Event, frame: types.FrameType | None) -> None:
         user = user_frame(frame)
-        first = self.ledger.count(user, what)
+        self._log_first(self.ledger.count(user, what), user, what)
+
+    def _log_first(self, first: bool, user: types.FrameType | None, what: Event) -> None:
         if first and user is not None and logger.isEnabledFor(logging.INFO):
             place = f"{user.f_code.co_filename}:{user.f_lineno}"
             logger.info("%s: %s -> %s (%s)", place, what.asked, what.given, what.reason)

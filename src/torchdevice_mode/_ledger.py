@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 import types
 import weakref
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -42,10 +41,19 @@ class Site(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A site and how often it was passed."""
+    """A site, how often it was passed, and what that cost where it is measured.
+
+    Attributes:
+        site: The site.
+        count: How often it was passed.
+        moved: Bytes copied between devices for it.
+        seconds: Time that it took, copies included.
+    """
 
     site: Site
     count: int
+    moved: int = 0
+    seconds: float = 0.0
 
 
 class Event:
@@ -73,16 +81,24 @@ def event(kind: str, asked: str, given: str, reason: str) -> Event:
     return Event(kind, asked, given, reason)
 
 
+_Total = dict[Site, "_Tally"]
 _Key = tuple[types.CodeType | None, int, Event]
 
 
 class _Tally:
-    """How often one site was passed in one thread."""
+    """How often one site was passed in one thread, and what that cost."""
 
-    __slots__ = ("count",)
+    __slots__ = ("count", "moved", "seconds")
 
     def __init__(self) -> None:
         self.count = 1
+        self.moved = 0
+        self.seconds = 0.0
+
+    def add(self, other: _Tally) -> None:
+        self.count += other.count
+        self.moved += other.moved
+        self.seconds += other.seconds
 
 
 class _Counts:
@@ -124,9 +140,10 @@ class _Counts:
         tally.count += 1
         return False
 
-    def counter(self) -> Counter[_Key]:
-        """The counts as they are now; `copy` is one step, while their thread goes on."""
-        return Counter({key: tally.count for key, tally in self.sites.copy().items()})
+    def add_to(self, total: _Total) -> None:
+        """Add the counts as they are now; `copy` is one step, while their thread goes on."""
+        for key, tally in self.sites.copy().items():
+            _none_yet(total, _site(key)).add(tally)
 
 
 class Ledger:
@@ -136,7 +153,7 @@ class Ledger:
         self._lock = threading.Lock()
         self._local = threading.local()
         self._threads: list[tuple[weakref.ref[threading.Thread], _Counts]] = []
-        self._finished: Counter[_Key] = Counter()
+        self._finished: _Total = {}
 
     def count(self, frame: types.FrameType | None, what: Event) -> bool:
         """Count one event.
@@ -160,6 +177,27 @@ class Ledger:
         tally.count += 1
         return False
 
+    def count_cost(
+        self, frame: types.FrameType | None, what: Event, *, moved: int, seconds: float
+    ) -> bool:
+        """Count one event and what it cost.
+
+        Args:
+            frame: The user's frame, or None where it cannot be known.
+            what: What happened.
+            moved: Bytes copied between devices.
+            seconds: Time that it took.
+
+        Returns:
+            True the first time this thread passes the site.
+        """
+        first = self.count(frame, what)
+        key = (None, 0, what) if frame is None else (frame.f_code, frame.f_lineno, what)
+        tally = self._local.counts.sites[key]
+        tally.moved += moved
+        tally.seconds += seconds
+        return first
+
     def _register(self) -> _Counts:
         counts = _Counts()
         with self._lock:
@@ -174,7 +212,7 @@ class Ledger:
         for reference, counts in self._threads:
             thread = reference()
             if thread is None or not thread.is_alive():
-                self._finished.update(counts.counter())
+                counts.add_to(self._finished)
             else:
                 running.append((reference, counts))
         self._threads = running
@@ -182,13 +220,13 @@ class Ledger:
     def entries(self) -> list[Entry]:
         """Every site with its count, the busiest first."""
         with self._lock:
-            total = Counter(self._finished)
+            total: _Total = {}
+            for site, tally in self._finished.items():
+                _none_yet(total, site).add(tally)
             for _, counts in self._threads:
-                total.update(counts.counter())
-        merged: Counter[Site] = Counter()
-        for key, count in total.items():
-            merged[_site(key)] += count
-        return [Entry(site, count) for site, count in merged.most_common()]
+                counts.add_to(total)
+        entries = [Entry(s, t.count, t.moved, t.seconds) for s, t in total.items()]
+        return sorted(entries, key=lambda entry: -entry.count)
 
     def total(self, kind: str | None = None) -> int:
         """How many events there were, of one kind or of all."""
@@ -197,6 +235,15 @@ class Ledger:
 
 def _sum(entries: Iterable[Entry], kind: str | None) -> int:
     return sum(entry.count for entry in entries if kind in (None, entry.site.kind))
+
+
+def _none_yet(total: _Total, site: Site) -> _Tally:
+    """The tally of a site in a total, an empty one if it has none."""
+    tally = total.get(site)
+    if tally is None:
+        tally = total[site] = _Tally()
+        tally.count = 0
+    return tally
 
 
 def _site(key: _Key) -> Site:

@@ -22,6 +22,7 @@ from torch.utils import _pytree as pytree
 
 from ._caller import asked_by_torch, calling_frame
 from ._context import Context, is_accelerator_request
+from ._fallback import kernels
 from ._log import user_frame, warn_once
 from ._rules import RULES
 from ._rules.factories import make, make_from_data, make_normal
@@ -43,6 +44,10 @@ _ABSENT_ACCELERATOR = (
     r"|not linked with support for|without \w+ support|No CUDA GPUs|Found no NVIDIA driver"
     r"|Cannot initialize \w+ without|Cannot get \w+ generator|Invalid device string"
     r"|Expected one of cpu|Cannot access accelerator device|is not available"
+)
+_NO_KERNEL = (
+    r"The operator '([\w:.]+)' is not currently implemented for the"
+    r"|Could not run '([\w:.]+)' with arguments from the '\w+' backend"
 )
 _OUT_OF_MEMORY = r"(?i)out of memory"
 _CPU_OUT_OF_MEMORY = r"can't allocate memory|not enough memory"
@@ -106,6 +111,9 @@ def _way_out(context: Context, call: Call, error: Exception, frame: Any) -> Call
             return _cast_down(context, call, frame, text)
         if context.settings.float64 == "cpu":
             return _keep_on_cpu(context, call, frame)
+    lacking = re.search(_NO_KERNEL, text)
+    if lacking and kernels.add(lacking[1] or lacking[2], context.target.type):
+        return call
     if re.search(_ABSENT_ACCELERATOR, text):
         return _rewrite_requests(context, call, frame)
     return None

@@ -14,6 +14,7 @@ import torch
 from . import _active, _override
 from ._context import Context
 from ._dispatch_mode import RedirectDispatchMode
+from ._fallback import kernels
 from ._function_mode import RedirectFunctionMode
 from ._ledger import Ledger
 from ._log import configure, logger, warn_once
@@ -89,7 +90,7 @@ class Entry:
         mode = None
         if self.context is not None:
             with _lock:
-                _acquire()
+                _acquire(self.context)
                 # Counted before the mode is used: who leaves last retires it.
                 self.context.alive += 1
                 mode = self.context.mode
@@ -124,12 +125,13 @@ def enter(context: Context | None) -> Entry:
     return entry
 
 
-def _acquire() -> None:
+def _acquire(context: Context) -> None:
     global _users
     with _lock:
         if _users == 0:
             configure()
             patches.install(ALL_PATCHES)
+        kernels.install(context.target.type)
         _users += 1
 
 
@@ -138,6 +140,7 @@ def _release() -> None:
     with _lock:
         _users -= 1
         if _users == 0:
+            kernels.remove()
             patches.restore()
             _override.reset()
 
@@ -151,7 +154,7 @@ class _Everywhere:
     def __init__(self, context: Context) -> None:
         self.context = context
         self.thread = threading.get_ident()
-        _acquire()
+        _acquire(context)
         context.alive += 1
         _active.set_everywhere(context)
         self.before = replace_innermost(context.mode) if innermost() is None else None

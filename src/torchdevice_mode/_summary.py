@@ -50,7 +50,7 @@ def render(
         (
             f"{entry.count:,}x",
             _place(entry.site, folder),
-            f"{entry.site.asked} -> {entry.site.given}",
+            f"{entry.site.asked} -> {entry.site.given}{_cost(entry)}",
             _source(entry.site, source_line),
         )
         for entry in shown
@@ -65,6 +65,12 @@ def render(
         noun = "call site" if len(rest) == 1 else "call sites"
         lines.append(f"  and {sum(entry.count for entry in rest):,} more at {len(rest):,} {noun}")
     return "\n".join(lines)
+
+
+def _cost(entry: Entry) -> str:
+    if not entry.moved and not entry.seconds:
+        return ""
+    return f" ({entry.moved / 1e6:,.1f} MB, {entry.seconds:,.2f} s)"
 
 
 def _totals(entries: Sequence[Entry]) -> str:

@@ -94,10 +94,12 @@ def seed() -> None:
     torch.mps.manual_seed(0)
 
 
-def samples(op: OpInfo, dtype: torch.dtype, *, grad: bool = False) -> list[SampleInput]:
+def samples(
+    op: OpInfo, dtype: torch.dtype, *, grad: bool = False, most: int = SAMPLES
+) -> list[SampleInput]:
     """The first samples of the database, always the same."""
     seed()
-    count = _FEWER_SAMPLES.get(op.full_name, SAMPLES)
+    count = min(most, _FEWER_SAMPLES.get(op.full_name, SAMPLES))
     # op.sample_inputs() would do, but looks through the whole stack for the test's name.
     return list(islice(op.sample_inputs_func(op, "cpu", dtype, requires_grad=grad), count))
 
@@ -168,7 +170,12 @@ class NothingCompared(AssertionError):
 
 
 def on_both(
-    op: OpInfo, dtypes: list[torch.dtype], function: Any, *, grad: bool = False
+    op: OpInfo,
+    dtypes: list[torch.dtype],
+    function: Any,
+    *,
+    grad: bool = False,
+    most: int = SAMPLES,
 ) -> Iterator[tuple[Any, Any]]:
     """What a function gives on the CPU and on the device, for each sample the CPU accepts.
 
@@ -176,7 +183,7 @@ def on_both(
     """
     compared = 0
     for dtype in dtypes:
-        for sample in samples(op, dtype, grad=grad):
+        for sample in samples(op, dtype, grad=grad, most=most):
             try:
                 expected = function(op, sample, torch.device("cpu"))
             except Exception:  # what the CPU refuses, in whatever way, is nobody's question

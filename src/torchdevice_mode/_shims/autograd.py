@@ -7,6 +7,7 @@ mode is entered again where torch calls its engine; the engine's worker threads 
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 import torch.autograd.graph
 
 from .._active import carried_to_workers, current
+from .._fallback import during_backward
 from .._modes import entered
 from .._patches import Patch
 
@@ -26,7 +28,8 @@ def _with_mode(run_backward: Callable[..., Any]) -> Callable[..., Any]:
         context = current()
         if context is None or torch.compiler.is_compiling():
             return run_backward(*args, **kwargs)
-        with entered(context), carried_to_workers(context):
+        caller = during_backward(sys._getframe(1))
+        with entered(context), carried_to_workers(context), caller:
             return run_backward(*args, **kwargs)
 
     return run
