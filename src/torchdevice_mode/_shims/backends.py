@@ -6,7 +6,6 @@ of ours. What is answered here would reach a library that this torch or this mac
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -15,9 +14,8 @@ import torch.backends.cuda
 import torch.backends.cudnn
 import torch.backends.cudnn.rnn
 
-from .._caller import asked_by_torch
 from ._module import module_patches
-from ._surface import Surface, Trace
+from ._surface import Surface
 
 __all__ = ["CUDA_LIBRARIES", "CUDNN", "PATCHES"]
 
@@ -45,6 +43,7 @@ CUDA_LIBRARIES.native(
     reason="flags that torch keeps on every machine",
 )
 CUDA_LIBRARIES.native(
+    "is_built",
     "is_flash_attention_available",
     "is_ck_sdpa_available",
     reason="whether this torch was built with it",
@@ -57,19 +56,6 @@ CUDA_LIBRARIES.native(
     "cuFFTPlanCacheManager",
     reason="definitions",
 )
-
-
-_plain_is_built = torch.backends.cuda.is_built
-
-
-@CUDA_LIBRARIES.emulated(
-    "is_built", "CUDA requests are answered; torch itself is told the truth", trace=Trace.CONSTANT
-)
-def is_built() -> bool:
-    # With True torch would import parts of itself that its build does not have.
-    if asked_by_torch(sys._getframe(2), absent=False):
-        return _plain_is_built()
-    return True
 
 
 def _no_kernel(name: str) -> None:
