@@ -129,13 +129,11 @@ def test_an_absent_name_is_absent_with_torchs_error():
 @pytest.mark.parametrize(
     "call",
     [
-        lambda: torch.cuda.CUDAGraph(),
-        lambda: torch.cuda.graph(None),
         lambda: torch.cuda.current_blas_handle(),
         lambda: torch.cuda.MemPool(),
         lambda: torch.cuda.nccl.unique_id(),
     ],
-    ids=["CUDAGraph", "graph", "blas_handle", "MemPool", "nccl"],
+    ids=["blas_handle", "MemPool", "nccl"],
 )
 def test_what_is_unsupported_says_what_why_and_what_to_do(call):
     with redirect(), pytest.raises(UnsupportedByTargetError) as caught:

@@ -7,6 +7,7 @@ from . import (  # noqa: F401 - most are imported for the rows that they hold
     _comm,
     _data_parallel,
     _device,
+    _graphs,
     _memory,
     _random,
     _seams,
@@ -24,4 +25,5 @@ PATCHES = (
     *_tensor_types.PATCHES,
     *_seams.PATCHES,
     *_data_parallel.PATCHES,
+    *_graphs.PATCHES,
 )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..._log import user_frame
+from ._capture import forbid
 from ._figures import figures, psutil
 from ._index import COUNT, checked_index, exchange, index_of
 from ._surface import Trace, emulated, mapped, native, plain, redirection, target
@@ -240,6 +241,7 @@ def synchronize_target(device: torch.device) -> None:
 @mapped("synchronize", "waits for the target", trace=_CONSTANT)
 def synchronize(device: Any = None) -> None:
     exchange(index_of(device))
+    forbid("torch.cuda.synchronize")
     figures(target().type).sample()
     synchronize_target(target())
 

@@ -15,11 +15,12 @@ from typing import Any
 
 import torch
 
+from ._capture import Mark, capturing, forbid, forbid_event, fork, mark
 from ._device import synchronize_target
 from ._index import index_of
 from ._surface import StandIn, Trace, emulated, end_graph, plain, redirection, target, unsupported
 
-__all__ = ["Event", "Stream"]
+__all__ = ["DEFAULT_ID", "Event", "Stream", "current_stream_id"]
 
 # Until torch 2.12 Dynamo compares a stream or event with what it knows of it by `==`, then by `!=`.
 _DYNAMO_STREAMS = "torch._dynamo.variables.streams"
@@ -31,7 +32,7 @@ _PlainStreamContext = plain("StreamContext")
 
 _LOWEST, _HIGHEST = 0, -3
 # CUDA's default stream has the handle 0, and so has the queue of every other device in torch.
-_DEFAULT_ID = 0
+DEFAULT_ID = 0
 _ids = itertools.count(32)
 _event_ids = itertools.count(1)
 
@@ -43,6 +44,11 @@ class _Selected(threading.local):
 
 
 _selected = _Selected()
+
+
+def current_stream_id() -> int:
+    """The number of the stream that is current in this thread."""
+    return DEFAULT_ID if _selected.stream is None else _selected.stream.stream_id
 
 
 # Made here, because Dynamo cannot trace the C++ enumeration where a stream is made.
@@ -108,11 +114,13 @@ class Stream(torch.Stream, metaclass=StandIn):
 
     def query(self) -> bool:
         """Whether the work is done: it is, after waiting for it."""
-        self.synchronize()
+        forbid("torch.cuda.Stream.query", self.stream_id)
+        synchronize_target(self.device)
         return True
 
     def synchronize(self) -> None:
         """Wait until the work is done."""
+        forbid("torch.cuda.Stream.synchronize", self.stream_id)
         synchronize_target(self.device)
 
     def wait_event(self, event: Any) -> None:
@@ -132,7 +140,12 @@ class Stream(torch.Stream, metaclass=StandIn):
 
     def is_capturing(self) -> bool:
         """Whether a graph is being captured."""
-        return False
+        return capturing(self.stream_id) is not None
+
+    @property
+    def native_handle(self) -> int:
+        """A number that stands for the handle, as `cuda_stream`."""
+        return self.cuda_stream
 
     def __enter__(self) -> Stream:
         self._entered = StreamContext(self)
@@ -196,6 +209,8 @@ class Event(torch.Event, metaclass=StandIn):
     _time_ns: int | None
     _device: torch.device
     _interprocess: bool
+    _external: bool
+    _mark: Mark | None
 
     def __new__(
         cls,
@@ -211,6 +226,8 @@ class Event(torch.Event, metaclass=StandIn):
         self = torch.Event.__new__(cls, "cpu")
         self._timing = bool(enable_timing)
         self._interprocess = bool(interprocess)
+        self._external = bool(external)
+        self._mark = None
         self._id = 0
         self._time_ns = None
         self._device = target()
@@ -238,20 +255,38 @@ class Event(torch.Event, metaclass=StandIn):
                 f"record(): argument 'stream' must be torch.Stream, not {type(stream).__name__}"
             )
         self._id = self._id or next(_event_ids)
+        self._mark = mark(current_stream_id() if stream is None else stream.stream_id)
+        if self._mark is not None and self._external:
+            # Not a part of the order in the graph, but a record at each replay.
+            self._mark.capture.recorder.add(self._read_clock)
+            self._mark = None
+        self._read_clock()
+
+    def _read_clock(self) -> None:
         if self._timing:
             synchronize_target(self._device)
             self._time_ns = time.perf_counter_ns()
 
     def wait(self, stream: Any = None) -> None:
         """Later work of the stream comes after the event, as all later work does here."""
+        if stream is not None and not isinstance(stream, torch.Stream):
+            raise TypeError(
+                f"wait(): argument 'stream' must be torch.Stream, not {type(stream).__name__}"
+            )
+        fork(current_stream_id() if stream is None else stream.stream_id, self._mark)
 
     def query(self) -> bool:
         """Whether the work before the event is done: it is, after waiting for it."""
-        self.synchronize()
+        forbid_event("torch.cuda.Event.query", self._mark)
+        self._wait_for_it()
         return True
 
     def synchronize(self) -> None:
         """Wait for the work before the event."""
+        forbid_event("torch.cuda.Event.synchronize", self._mark)
+        self._wait_for_it()
+
+    def _wait_for_it(self) -> None:
         if self._id and not self._timing:
             synchronize_target(self._device)
 
@@ -270,6 +305,8 @@ class Event(torch.Event, metaclass=StandIn):
             raise ValueError("Both events must be created with argument 'enable_timing=True'.")
         if self._time_ns is None or end_event._time_ns is None:
             raise ValueError("Both events must be recorded before calculating elapsed time.")
+        for event in (self, end_event):
+            forbid_event("torch.cuda.Event.elapsed_time", event._mark)
         return (end_event._time_ns - self._time_ns) / 1e6
 
     def ipc_handle(self) -> bytes:
@@ -354,7 +391,7 @@ def current_stream(device: Any = None) -> Stream:
 @emulated("default_stream", "the target's one queue", trace=Trace.BREAK)
 def default_stream(device: Any = None) -> Stream:
     index_of(device)
-    made: Stream = Stream._make(_DEFAULT_ID)
+    made: Stream = Stream._make(DEFAULT_ID)
     return made
 
 

@@ -1,4 +1,4 @@
-"""Profiling marks, graphs and communication: what tools and launchers reach for."""
+"""Profiling marks and communication: what tools and launchers reach for."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ._surface import Trace, emulated, native, stubbed, unsupported
+from ._surface import emulated, native, stubbed, unsupported
 
 __all__: list[str] = []
 
@@ -80,38 +80,6 @@ def stop() -> None:
 @contextmanager
 def profile() -> Iterator[None]:
     yield
-
-
-# --- graphs -------------------------------------------------------------------------------------
-
-
-@emulated("is_current_stream_capturing", "no graph is ever being captured", trace=Trace.CONSTANT)
-def is_current_stream_capturing() -> bool:
-    return False
-
-
-@emulated("graph_pool_handle", "a new number pair, as CUDA gives")
-def graph_pool_handle() -> tuple[int, int]:
-    return (0, next(_handles))
-
-
-@emulated("make_graphed_callables", "the callables run without a graph, with the same results")
-def make_graphed_callables(
-    callables: Any,
-    sample_args: Any,
-    num_warmup_iters: int = 3,
-    allow_unused_input: bool = False,
-    pool: Any = None,
-) -> Any:
-    return callables
-
-
-unsupported(
-    "CUDAGraph",
-    "graph",
-    reason="a graph of CUDA kernels cannot be captured there",
-    instead="run the captured code directly on this machine, or use torch.compile",
-)
 
 
 # --- several devices ----------------------------------------------------------------------------
