@@ -25,7 +25,7 @@ def process(monkeypatch):
 
 def test_every_setting_but_the_untested_is_an_option():
     for name in ("run", "info"):
-        names = {option.name.lstrip("-") for option in COMMANDS[name].options}
+        names = {o.name.lstrip("-").replace("-", "_") for o in COMMANDS[name].options}
         assert set(ENVIRONMENT) - {"allow_untested"} <= names
 
 

@@ -44,6 +44,8 @@ def test_origin_is_argument_then_variable_then_default():
         "override": "default",
         "dispatch": "default",
         "float64": "argument",
+        "verify": "default",
+        "verify_raise": "default",
         "allow_untested": "default",
     }
 

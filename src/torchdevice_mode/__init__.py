@@ -16,12 +16,14 @@ from .errors import (
     TorchDeviceError,
     TorchDeviceWarning,
     UnsupportedByTargetError,
+    VerificationError,
 )
 
 if TYPE_CHECKING:
     from ._api import (
         Redirect,
         cpu_override,
+        differences,
         disable,
         enable,
         explain,
@@ -40,8 +42,10 @@ __all__ = [
     "TorchDeviceError",
     "TorchDeviceWarning",
     "UnsupportedByTargetError",
+    "VerificationError",
     "__version__",
     "cpu_override",
+    "differences",
     "disable",
     "enable",
     "explain",

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _active, _session
 from ._ledger import Ledger
@@ -20,9 +20,13 @@ from ._override import cpu_override
 from ._policy import Decision, decide
 from ._settings import Settings
 
+if TYPE_CHECKING:
+    from ._verify import Difference
+
 __all__ = [
     "Redirect",
     "cpu_override",
+    "differences",
     "disable",
     "enable",
     "explain",
@@ -182,6 +186,8 @@ def redirect(
     override: str | None = None,
     dispatch: str | None = None,
     float64: str | None = None,
+    verify: float | str | None = None,
+    verify_raise: bool | None = None,
     allow_untested: bool | None = None,
 ) -> Redirect:
     """Run code written for one accelerator on the one that the machine has.
@@ -196,6 +202,10 @@ def redirect(
         dispatch: `"auto"` (default) or `"always"`, which also catches every request made in
             C++, at several microseconds an operator.
         float64: On a target without it: `"downcast"` (default), `"cpu"` or `"error"`.
+        verify: Share of operator calls that are repeated on the CPU and compared, such as 0.01;
+            or the name of an operator, such as `"aten::mm"`, for all of its calls. What differs
+            is warned of once a line, and listed by `differences()`. It takes time.
+        verify_raise: Raise `VerificationError` instead of warning.
         allow_untested: Redirect on platforms and torch versions never tested with.
 
     Returns:
@@ -217,6 +227,8 @@ def redirect(
             override=override,
             dispatch=dispatch,
             float64=float64,
+            verify=verify,
+            verify_raise=verify_raise,
             allow_untested=allow_untested,
         )
     )
@@ -281,6 +293,13 @@ def explain(request: object = None, **settings: Any) -> Decision:
     chosen = context.settings if context is not None and not settings else _settings(**settings)
     machine = context.machine if context is not None else _session.machine()
     return decide(request, machine, chosen, override_active())
+
+
+def differences() -> list[Difference]:
+    """What `verify=` found in this process so far: the largest of each operator and line."""
+    from . import _verify
+
+    return _verify.differences()
 
 
 def ledger() -> Ledger:

@@ -7,15 +7,16 @@ an outer one steps aside while it lasts. Modes of others keep their places.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from ._context import Context
+from ._dispatch_mode import RedirectDispatchMode
 from ._function_mode import RedirectFunctionMode
 
-__all__ = ["entered", "innermost", "replace_innermost", "restore_stack", "retire"]
+__all__ = ["dispatch_modes", "entered", "innermost", "replace_innermost", "restore_stack", "retire"]
 
 _pop = torch._C._pop_torch_function_stack
 _push = torch._C._push_on_torch_function_stack
@@ -84,3 +85,16 @@ def entered(context: Context) -> Iterator[None]:
         yield
     finally:
         restore_stack(before)
+
+
+@contextmanager
+def dispatch_modes(context: Context) -> Iterator[None]:
+    """The dispatch modes that a redirection's settings ask for, for a block of this thread."""
+    with ExitStack() as modes:
+        if context.settings.dispatch == "always":
+            modes.enter_context(RedirectDispatchMode(context))
+        if context.settings.verify is not None:
+            from ._verify import VerifyMode
+
+            modes.enter_context(VerifyMode(context))
+        yield

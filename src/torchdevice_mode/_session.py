@@ -7,19 +7,19 @@ pushed on the entering thread's stack; threads started from it inherit it.
 from __future__ import annotations
 
 import threading
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 
 from . import _active, _override
 from ._context import Context
-from ._dispatch_mode import RedirectDispatchMode
 from ._fallback import kernels
 from ._function_mode import RedirectFunctionMode
 from ._ledger import Ledger
 from ._log import configure, logger, warn_once
 from ._machine import Machine
-from ._modes import innermost, replace_innermost, restore_stack, retire
+from ._modes import dispatch_modes, innermost, replace_innermost, restore_stack, retire
 from ._patches import Patches
 from ._probe import probe
 from ._settings import Settings
@@ -82,7 +82,7 @@ class Entry:
 
     def __init__(self, context: Context | None) -> None:
         self.context = context
-        self._dispatch: RedirectDispatchMode | None = None
+        self._dispatch = ExitStack()
         self._before: list[Any] = []
 
     def open(self) -> None:
@@ -96,15 +96,12 @@ class Entry:
                 mode = self.context.mode
         _active.push(self.context)
         self._before = replace_innermost(mode)
-        if self.context is not None and self.context.settings.dispatch == "always":
-            self._dispatch = RedirectDispatchMode(self.context)
-            self._dispatch.__enter__()
+        if self.context is not None:
+            self._dispatch.enter_context(dispatch_modes(self.context))
 
     def close(self) -> None:
         """Leave, also after an exception, and put torch back if nobody else redirects."""
-        if self._dispatch is not None:
-            self._dispatch.__exit__(None, None, None)
-            self._dispatch = None
+        self._dispatch.close()
         _active.pop(self.context)
         restore_stack(self._before)
         if self.context is not None:
@@ -158,16 +155,13 @@ class _Everywhere:
         context.alive += 1
         _active.set_everywhere(context)
         self.before = replace_innermost(context.mode) if innermost() is None else None
-        if context.settings.dispatch == "always":
-            self.dispatch: RedirectDispatchMode | None = RedirectDispatchMode(context)
-            self.dispatch.__enter__()
-        else:
-            self.dispatch = None
+        self.dispatch = ExitStack()
+        self.dispatch.enter_context(dispatch_modes(context))
 
     def end(self) -> None:
         in_own_thread = threading.get_ident() == self.thread
-        if self.dispatch is not None and in_own_thread:
-            self.dispatch.__exit__(None, None, None)
+        if in_own_thread:
+            self.dispatch.close()
         _active.set_everywhere(None)
         self.context.alive -= 1
         retire(self.context.mode)

@@ -6,6 +6,7 @@ that names where it came from, because a variable set in a shell profile is hard
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -28,6 +29,8 @@ ENVIRONMENT: dict[str, str] = {
     "override": "TORCHDEVICE_OVERRIDE",
     "dispatch": "TORCHDEVICE_DISPATCH",
     "float64": "TORCHDEVICE_FLOAT64",
+    "verify": "TORCHDEVICE_VERIFY",
+    "verify_raise": "TORCHDEVICE_VERIFY_RAISE",
     "allow_untested": "TORCH_ALLOW_REDIRECTS",
 }
 """Setting to environment variable."""
@@ -51,6 +54,9 @@ class Settings:
             cannot see into; `"always"` keeps it on, at several microseconds an operator.
         float64: What happens to float64 and complex128 on a target without them:
             `"downcast"`, keep on the `"cpu"`, or `"error"`.
+        verify: Share of operator calls, as text between `"0"` and `"1"`, that are repeated on the
+            CPU and compared; or the name of an operator all of whose calls are. None for none.
+        verify_raise: Raise `VerificationError` where they differ, instead of a warning.
         allow_untested: Redirect on platforms and torch versions never tested with.
     """
 
@@ -59,6 +65,8 @@ class Settings:
     override: str = "cpu"
     dispatch: str = "auto"
     float64: str = "downcast"
+    verify: str | None = None
+    verify_raise: bool = False
     allow_untested: bool = False
 
     @classmethod
@@ -101,8 +109,10 @@ class Settings:
 
 
 def _checked(name: str, value: Any, *, origin: str) -> Any:
-    if name == "allow_untested":
+    if name in ("allow_untested", "verify_raise"):
         return _boolean(value, origin)
+    if name == "verify":
+        return _share_or_operator(value, origin)
     if name == "target":
         spec = parse(value)
         if spec in (ABSENT, NOT_A_DEVICE, TOGGLE) or spec.type == "meta":
@@ -115,6 +125,25 @@ def _checked(name: str, value: Any, *, origin: str) -> Any:
         listed = " or ".join(repr(choice) for choice in choices)
         raise SettingsError(f"{origin}{value!r} is not a value of {name}: give {listed}.")
     return value
+
+
+_OPERATOR = re.compile(r"(aten::)?[a-zA-Z_]\w*")
+
+
+def _share_or_operator(value: Any, origin: str) -> str | None:
+    text = "none" if isinstance(value, bool) else str(value).strip()
+    try:
+        share = float(text)
+    except ValueError:
+        if not isinstance(value, bool) and _OPERATOR.fullmatch(text):
+            return text
+        share = -1.0
+    if not 0.0 <= share <= 1.0:
+        raise SettingsError(
+            f"{origin}{value!r} is neither a share nor an operator: give a number from 0 to 1, or "
+            f'a name such as "aten::mm".'
+        )
+    return text if share else None
 
 
 def _boolean(value: Any, origin: str) -> bool:

@@ -17,6 +17,7 @@ _NAMES: dict[str, tuple[str, str]] = {
     "adoption": ("adoption", "adoptions"),
     "fallback": ("fallback", "fallbacks"),
     "downcast": ("downcast", "downcasts"),
+    "difference": ("difference from the CPU", "differences from the CPU"),
     "stub": ("stubbed call", "stubbed calls"),
 }
 _LONGEST_SOURCE = 60

@@ -73,6 +73,18 @@ _SETTINGS = (
         metavar="HOW",
         help='on a target without float64: "downcast" (default), "cpu" or "error"',
     ),
+    _option(
+        "--verify",
+        metavar="SHARE",
+        help="repeat this share of operator calls (0.01), or all of one operator (mm), on the CPU, "
+        "and report what differs",
+    ),
+    _option(
+        "--verify-raise",
+        action="store_true",
+        default=None,
+        help="end the program where they differ",
+    ),
     _option("--simulate", metavar="DEVICE", help='simulate DEVICE ("mps") on the CPU'),
 )
 _LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")

@@ -14,6 +14,7 @@ __all__ = [
     "TorchDeviceError",
     "TorchDeviceWarning",
     "UnsupportedByTargetError",
+    "VerificationError",
 ]
 
 
@@ -35,6 +36,10 @@ class SimulatorError(TorchDeviceError, RuntimeError):
 
 class UnsupportedByTargetError(TorchDeviceError, NotImplementedError):
     """A function of the requested accelerator has no meaning on the target."""
+
+
+class VerificationError(TorchDeviceError, RuntimeError):
+    """An operator of the target computed otherwise than the CPU's, and that was to raise."""
 
 
 class TorchDeviceWarning(UserWarning):

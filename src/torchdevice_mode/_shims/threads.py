@@ -16,7 +16,7 @@ from typing import Any
 
 from .. import _active
 from .._context import Context
-from .._modes import entered, innermost, replace_innermost
+from .._modes import dispatch_modes, entered, innermost, replace_innermost
 from .._patches import Hook, Patch
 
 __all__ = ["PATCHES"]
@@ -24,6 +24,8 @@ __all__ = ["PATCHES"]
 # What each thread inherits from the thread that started it; entries vanish with the threads.
 _inherited: weakref.WeakKeyDictionary[threading.Thread, Context] = weakref.WeakKeyDictionary()
 _chained: list[Any] = []
+# Keeps the dispatch modes of a new thread on its stack until it ends.
+_local = threading.local()
 
 
 def _remember_context(start: Callable[..., None]) -> Callable[..., None]:
@@ -45,6 +47,8 @@ def _enter_in_new_thread(frame: Any, event: str, arg: Any) -> None:
     if context is not None and context.alive and innermost() is None:
         _active.push(context)
         replace_innermost(context.mode)
+        _local.dispatch_modes = dispatch_modes(context)
+        _local.dispatch_modes.__enter__()
     if previous is not None:
         previous(frame, event, arg)
 
@@ -79,7 +83,7 @@ def _under(context: Context, fn: Callable[..., Any]) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Any:
         if not context.alive or (_active.current() is context and innermost() is not None):
             return fn(*args, **kwargs)
-        with _active.held(context), entered(context):
+        with _active.held(context), entered(context), dispatch_modes(context):
             return fn(*args, **kwargs)
 
     return run
