@@ -16,33 +16,10 @@ import torch.cuda.random
 import torch.cuda.streams
 
 from torchdevice_mode import redirect
-from torchdevice_mode._shims._surface import State
 from torchdevice_mode._shims.cuda import CUDA
 from torchdevice_mode.errors import UnsupportedByTargetError
 
 SURFACE, plain = CUDA.rows, CUDA.plain
-
-FUNCTIONS = [
-    name
-    for name, row in SURFACE.items()
-    if isinstance(row.answer, types.FunctionType)
-    and isinstance(plain(name), types.FunctionType)
-    and row.state not in (State.UNSUPPORTED, State.NATIVE)
-]
-
-
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_an_answer_takes_what_torch_takes(name):
-    theirs = inspect.signature(plain(name)).parameters.values()
-    answer = inspect.getclosurevars(SURFACE[name].answer).nonlocals["answer"]
-    while "answer" in (cell := inspect.getclosurevars(answer).nonlocals):
-        answer = cell["answer"]  # the counter of a stub
-    ours = inspect.signature(answer).parameters.values()
-    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in ours):
-        return
-    assert [(p.name, p.kind, p.default) for p in ours] == [
-        (p.name, p.kind, p.default) for p in theirs
-    ]
 
 
 @pytest.mark.parametrize("name", SURFACE)
