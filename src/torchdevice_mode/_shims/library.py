@@ -6,6 +6,7 @@ that no mode sees.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -49,7 +50,9 @@ def _autocast_for_the_target(original: Callable[..., Any]) -> Callable[..., Any]
         context = current()
         stand_in = None if context is None else context.stands_for.get(device_type)
         if stand_in is not None and torch.amp.is_autocast_available(stand_in.type):
-            device_type = stand_in.type
+            # Before torch 2.13 only the CPU and CUDA can be named, so that nothing is cast.
+            with contextlib.suppress(ValueError):
+                return original(self, stand_in.type, cast_inputs)
         return original(self, device_type, cast_inputs)
 
     return register_autocast

@@ -154,7 +154,7 @@ def load(device: str = "mps") -> None:
 
     Raises:
         SimulatorError: If the device is another, the platform is not Linux, there is no C++
-            compiler, or torch was asked about MPS before.
+            compiler, torch finds a GPU, or it was asked about MPS before.
     """
     global _library
     if device != "mps":
@@ -167,6 +167,7 @@ def load(device: str = "mps") -> None:
                 f"The simulated accelerator runs on Linux, not on {sys.platform}: use the "
                 f"machine's own device, or leave the simulation out."
             )
+        _check_no_gpu()
         library = ctypes.CDLL(str(library_path()))
         library.simulated_counter.restype = ctypes.c_int64
         library.simulated_limit_memory.restype = ctypes.c_int64
@@ -278,6 +279,17 @@ def _loaded() -> ctypes.CDLL:
     if _library is None:
         raise SimulatorError("The simulated device is not loaded: call simulate.load() first.")
     return _library
+
+
+def _check_no_gpu() -> None:
+    import torch
+
+    # Past `torch.cuda`, which redirection may answer for.
+    if getattr(torch._C, "_cuda_getDeviceCount", int)() > 0:
+        raise SimulatorError(
+            "torch finds a GPU here and has one accelerator at most, so none can be simulated: "
+            "set CUDA_VISIBLE_DEVICES to nothing, which hides the GPU."
+        )
 
 
 def _check_found() -> None:

@@ -6,6 +6,7 @@
 #include "device.h"
 
 #include <ATen/CPUGeneratorImpl.h>
+#include <ATen/detail/CUDAHooksInterface.h>
 #include <ATen/detail/MPSHooksInterface.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
@@ -314,6 +315,16 @@ at::Generator cpu_generator(const std::optional<at::Generator>& generator) {
 }
 
 C10_REGISTER_GUARD_IMPL(MPS, Guard);
+
+// torch has one accelerator, and a build for CUDA takes CUDA for it, GPU or not. Its hooks have no
+// members; without a GPU they are made those of a build that has no CUDA, as it is on a Mac.
+const bool cuda_is_left_out = [] {
+  auto& hooks = const_cast<at::CUDAHooksInterface&>(at::detail::getCUDAHooks());
+  if (hooks.isBuilt() && !hooks.hasCUDA()) {
+    new (&hooks) at::CUDAHooksInterface();
+  }
+  return true;
+}();
 
 } // namespace simulated
 
