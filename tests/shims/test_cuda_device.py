@@ -20,6 +20,32 @@ def test_there_is_one_device_and_it_is_ready():
     assert torch.cuda._is_in_bad_fork() is False
 
 
+def asks(module):
+    """What code in a module of that name finds."""
+    code = "torch.cuda.is_available(), torch.cuda.device_count()"
+    return eval(code, {"__name__": module, "torch": torch})
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "torch._dynamo.device_interface",
+        "torch._inductor.utils",
+        "torch.accelerator",
+        "triton.backends.nvidia.driver",
+    ],
+)
+def test_who_generates_code_for_a_gpu_is_told_the_truth(module):
+    with torchdevice_mode.native():
+        plain = asks(module)
+    assert asks(module) == plain
+
+
+@pytest.mark.parametrize("module", ["__main__", "torch._dynamo.utils", "triton_kernels", None])
+def test_all_others_find_one_device(module):
+    assert asks(module) == (True, 1)
+
+
 def test_torch_still_says_how_it_was_built():
     said = torch.version.cuda
     with torchdevice_mode.native():

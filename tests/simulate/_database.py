@@ -31,6 +31,14 @@ _CUDA_ONLY = (
     "torch.ops.aten._efficient_attention",
 )
 
+
+def has_cpu_kernel(op: OpInfo) -> bool:
+    """Whether torch 2.11 too can run an operator that torch 2.13 has a CPU kernel for."""
+    if op.full_name != "torch._scaled_mm_v2":
+        return True
+    return torch._C._dispatch_has_kernel_for_dispatch_key("aten::_scaled_mm_v2", "CPU")
+
+
 OPERATORS: dict[str, OpInfo] = {
     op.full_name: op
     for op in [
@@ -41,7 +49,7 @@ OPERATORS: dict[str, OpInfo] = {
         *foreach_reduce_op_db,
         *foreach_other_op_db,
     ]
-    if not op.full_name.startswith(_CUDA_ONLY)
+    if not op.full_name.startswith(_CUDA_ONLY) and has_cpu_kernel(op)
 }
 
 DTYPES = (

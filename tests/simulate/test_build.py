@@ -137,6 +137,11 @@ def test_cache_that_cannot_be_written_is_named(tmp_path):
     assert failure_of(LOAD, TORCHDEVICE_CACHE=cache) == NOT_A_DIRECTORY.format(cache)
 
 
+def test_a_gpu_that_torch_finds_is_named():
+    asked = "import torch; torch._C._cuda_getDeviceCount = lambda: 2; " + LOAD
+    assert failure_of(asked).startswith("torch finds a GPU here and has one accelerator at most")
+
+
 @pytest.mark.parametrize("device", ["cuda", "mps:0", "toaster", ""])
 def test_unknown_device_is_named(device):
     with pytest.raises(SimulatorError) as raised:

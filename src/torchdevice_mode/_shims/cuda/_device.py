@@ -28,14 +28,32 @@ _CONSTANT = Trace.CONSTANT
 # --- is there one, and which --------------------------------------------------------------------
 
 
+# Who generates code for a GPU, or wants streams and pinned memory of one, must be told the truth:
+# in a CUDA build of torch they would call CUDA's driver.
+_NEED_A_GPU = (
+    "torch._dynamo.device_interface.",
+    "torch._inductor.",
+    "torch.accelerator.",
+    "triton.",
+)
+
+
+def _needs_a_gpu(frame: types.FrameType) -> bool:
+    return f"{frame.f_globals.get('__name__')}.".startswith(_NEED_A_GPU)
+
+
+_plain_is_available = plain("is_available")
+_plain_device_count = plain("device_count")
+
+
 @emulated("is_available", "CUDA requests are answered by the target", trace=_CONSTANT)
 def is_available() -> bool:
-    return True
+    return not _needs_a_gpu(sys._getframe(2)) or bool(_plain_is_available())
 
 
 @emulated("device_count", "one target stands for all CUDA devices", trace=_CONSTANT)
 def device_count() -> int:
-    return COUNT
+    return int(_plain_device_count()) if _needs_a_gpu(sys._getframe(2)) else COUNT
 
 
 @emulated("current_device", "one target stands for all CUDA devices", trace=_CONSTANT)

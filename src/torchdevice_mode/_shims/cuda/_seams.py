@@ -17,7 +17,6 @@ import torch.autograd.profiler
 import torch.random
 import torch.utils.checkpoint
 
-from ..._active import held
 from ..._patches import Patch
 from ..._spec import parse
 from ._streams import Event, Stream
@@ -94,34 +93,13 @@ def _get_device_module(original: Callable[..., Any]) -> Callable[..., Any]:
         if isinstance(device, (str, torch.device)) or device is None:
             context = redirection()
             if context is not None and (device == "cuda" or _stands_for_cuda(device)):
-                asker = sys._getframe(1).f_globals.get("__name__")
-                if asker == "torch.accelerator" and getattr(device, "type", None) == "cuda":
-                    return _Machines()
+                # torch itself asks about the accelerator that the machine has.
+                if sys._getframe(1).f_globals.get("__name__") == "torch.accelerator":
+                    return original(device)
                 return torch.cuda
         return original(device)
 
     return get_device_module
-
-
-class _Machines:
-    """What `torch.accelerator` asks of `torch.cuda`: whether the machine itself has a GPU.
-
-    A CUDA build of torch names CUDA as its accelerator wherever it runs. Without a GPU there is
-    none to have streams of or to copy to, whatever stands for CUDA.
-    """
-
-    @staticmethod
-    def is_available() -> bool:
-        with held(None):
-            return torch.cuda.is_available()
-
-    @staticmethod
-    def device_count() -> int:
-        with held(None):
-            return torch.cuda.device_count()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(torch.cuda, name)
 
 
 def _set_rng_state(original: Callable[[torch.Tensor], None]) -> Callable[[torch.Tensor], None]:
