@@ -1,11 +1,10 @@
-"""What is done when torch refuses a call: memory, float64, strays, and what is left to torch.
+"""What is done when torch refuses a call: float64, strays, and what is left to torch.
 
 Metal's refusals come from the simulated device, so much here runs in the simulated run only.
 """
 
 from __future__ import annotations
 
-import gc
 import pickle
 import warnings
 
@@ -19,7 +18,6 @@ from torchdevice_mode._log import forget_warnings
 from torchdevice_mode.errors import TorchDeviceWarning
 
 on_simulated = pytest.mark.skipif(not simulate.is_loaded(), reason="needs the simulated device")
-MIB = 2**20
 
 
 @pytest.fixture(autouse=True)
@@ -46,87 +44,6 @@ def events():
 def from_numpy(*values, dtype=np.float32):
     """A CPU tensor under every policy."""
     return torch.from_numpy(np.array(values, dtype=dtype))
-
-
-# --- memory ---------------------------------------------------------------------------------
-
-
-class Large:
-    """Tensors of 4 MiB, made before memory is short."""
-
-    def __init__(self):
-        self.held = torch.ones(MIB, device="cuda")
-        self.stray = torch.from_numpy(np.ones(MIB, np.float32))
-        self.weight = torch.ones(1024, 1024, device="cuda", requires_grad=True)
-        self.loss = (self.weight * 2).relu().sum()
-        self.linear = torch.nn.Linear(1024, 1024)
-
-
-EXHAUSTING = {
-    "factory": lambda x: torch.zeros(MIB, device="cuda"),
-    "factory without a device": lambda x: torch.empty(MIB),
-    "likeness": lambda x: torch.randn_like(x.held),
-    "data": lambda x: torch.tensor(np.ones(MIB, np.float32)),
-    "operator": lambda x: x.held + x.held,
-    "function": lambda x: torch.nn.functional.relu(x.held),
-    "aten": lambda x: torch.ops.aten.add(x.held, x.held),
-    "clone": lambda x: x.held.clone(),
-    "to": lambda x: x.stray.to("cuda"),
-    "cuda": lambda x: x.stray.cuda(),
-    "adoption": lambda x: x.stray + x.held,
-    "layer": lambda x: torch.nn.Linear(1024, 1024),
-    "module": lambda x: x.linear(x.weight),
-    "module.to": lambda x: torch.nn.Linear(1024, 1024, device="meta").to_empty(device="cuda"),
-    "backward": lambda x: x.loss.backward(),
-    "autograd.grad": lambda x: torch.autograd.grad(x.loss, x.weight),
-    "resize_": lambda x: torch.empty(0, device="cuda").resize_(MIB),
-    "legacy constructor": lambda x: torch.cuda.FloatTensor(MIB),
-    "storage": lambda x: torch.UntypedStorage(4 * MIB, device="cuda"),
-}
-
-
-@on_simulated
-@pytest.mark.parametrize("call", EXHAUSTING.values(), ids=EXHAUSTING)
-def test_out_of_memory_is_the_exception_that_cuda_programs_catch(redirected, call):
-    tensors = Large()
-    gc.collect()  # what earlier tests left must not make room now
-    with simulate.memory_limit(torch.cuda.memory_allocated() + MIB):
-        with pytest.raises(torch.OutOfMemoryError, match=r"out of memory\.") as caught:
-            call(tensors)
-        assert type(caught.value.__cause__) is RuntimeError
-        assert "MPS backend out of memory" in str(caught.value.__cause__)
-        assert torch.zeros(8, device="cuda").sum().item() == 0
-
-
-@on_simulated
-def test_out_of_memory_of_plain_torch_is_its_own():
-    with torchdevice_mode.redirect(), torchdevice_mode.native(), simulate.memory_limit(MIB):
-        with pytest.raises(RuntimeError, match="MPS backend out of memory") as caught:
-            torch.zeros(MIB, device="mps")
-    assert type(caught.value) is RuntimeError
-
-
-def test_running_out_of_the_cpus_memory_counts_where_it_is_the_target():
-    with torchdevice_mode.redirect(target="cpu"):
-        with pytest.raises(torch.OutOfMemoryError, match=r"out of memory\."):
-            torch.empty(2**50, device="cuda")
-
-
-def test_an_out_of_memory_error_that_the_program_raises_passes_as_it_is(redirected):
-    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
-
-    class Fails(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, x):
-            return x.clone()
-
-        @staticmethod
-        def backward(ctx, gradient):
-            raise error
-
-    with pytest.raises(torch.OutOfMemoryError) as caught:
-        Fails.apply(torch.ones(1, device="cuda", requires_grad=True)).backward()
-    assert caught.value is error
 
 
 # --- float64 --------------------------------------------------------------------------------

@@ -24,10 +24,11 @@ from ._caller import asked_by_torch, calling_frame
 from ._context import Context, is_accelerator_request
 from ._fallback import kernels
 from ._log import user_frame, warn_once
+from ._out_of_memory import is_out_of_memory, out_of_memory
 from ._rules import RULES
 from ._rules.factories import make, make_from_data, make_normal
 
-__all__ = ["is_out_of_memory", "out_of_memory", "recover"]
+__all__ = ["recover"]
 
 # Texts of torch 2.13 for operands on different devices; several backends word it their own way.
 _MISMATCH = (
@@ -49,8 +50,6 @@ _NO_KERNEL = (
     r"The operator '([\w:.]+)' is not currently implemented for the"
     r"|Could not run '([\w:.]+)' with arguments from the '\w+' backend"
 )
-_OUT_OF_MEMORY = r"(?i)out of memory"
-_CPU_OUT_OF_MEMORY = r"can't allocate memory|not enough memory"
 
 _NARROWER: dict[torch.dtype, torch.dtype] = {
     torch.float64: torch.float32,
@@ -86,10 +85,12 @@ def recover(
     Raises:
         torch.OutOfMemoryError: In place of the target's own out-of-memory error.
     """
+    # Not raised anew: a traceback that holds this frame, which holds the error, is a cycle, and
+    # would keep the call's tensors until the garbage collector runs.
+    if is_out_of_memory(context, error):
+        raise out_of_memory(error) from error
     frame = calling_frame(2)
     try:
-        if is_out_of_memory(context, error):
-            raise error
         return _way_out(context, (func, args, kwargs), error, frame)
     except RuntimeError as failed:
         # A copy that adoption makes may run out of memory, too.
@@ -117,24 +118,6 @@ def _way_out(context: Context, call: Call, error: Exception, frame: Any) -> Call
     if re.search(_ABSENT_ACCELERATOR, text):
         return _rewrite_requests(context, call, frame)
     return None
-
-
-def is_out_of_memory(context: Context, error: Exception) -> bool:
-    """Whether an error is the target's own way to say that its memory ran out."""
-    if not isinstance(error, RuntimeError) or isinstance(error, torch.OutOfMemoryError):
-        return False
-    # The CPU's own is left alone where an accelerator stands for CUDA: no batch is too large then.
-    pattern = _CPU_OUT_OF_MEMORY if context.target.type == "cpu" else _OUT_OF_MEMORY
-    return re.search(pattern, str(error)) is not None
-
-
-def out_of_memory(error: Exception) -> torch.OutOfMemoryError:
-    """The target's out-of-memory error as the exception that CUDA programs catch."""
-    text = str(error)
-    if "out of memory." not in text:
-        # accelerate and others look for CUDA's own wording, full stop included.
-        text = f"CUDA out of memory. {text}"
-    return torch.OutOfMemoryError(text)
 
 
 # --- stray CPU tensors ----------------------------------------------------------------------

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import re
+
 import pytest
 import torch
 
 import torchdevice_mode
+from torchdevice_mode.errors import UnsupportedByTargetError
 
 pytestmark = pytest.mark.usefixtures("redirected")
 
@@ -62,20 +66,51 @@ def test_properties_are_the_machines(device):
     assert "via torchdevice" in properties.name
 
 
+# The fields of torch 2.11 and 2.13, from the classes that their CUDA builds have.
+FIELDS = {
+    str: ["name", "gcnArchName"],
+    int: [
+        "L2_cache_size", "clock_rate", "is_integrated", "is_multi_gpu_board", "major",
+        "max_threads_per_block", "max_threads_per_multi_processor", "memory_bus_width",
+        "memory_clock_rate", "minor", "multi_processor_count", "pci_bus_id", "pci_device_id",
+        "pci_domain_id", "regs_per_multiprocessor", "shared_memory_per_block",
+        "shared_memory_per_block_optin", "shared_memory_per_multiprocessor", "total_memory",
+        "warp_size",
+    ],
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    "field",
-    ["warp_size", "max_threads_per_multi_processor", "shared_memory_per_block", "L2_cache_size",
-     "is_integrated", "is_multi_gpu_board", "regs_per_multiprocessor", "clock_rate",
-     "memory_clock_rate", "memory_bus_width", "pci_bus_id"],
-)  # fmt: skip
-def test_properties_have_cudas_numbers(field):
-    assert isinstance(getattr(torch.cuda.get_device_properties(0), field), int)
+    ("field", "kind"), [(field, kind) for kind, fields in FIELDS.items() for field in fields]
+)
+def test_properties_have_cudas_fields(field, kind):
+    properties = torch.cuda.get_device_properties(0)
+    assert type(getattr(properties, field)) is kind
+    with pytest.raises(AttributeError):
+        setattr(properties, field, getattr(properties, field))
+
+
+def test_properties_have_every_field_that_this_torch_declares():
+    real = getattr(torch._C, "_CudaDeviceProperties", None)
+    declared = {n for n in dir(real) if not n.startswith("_")} if real else set()
+    assert declared <= set(dir(torch.cuda.get_device_properties(0)))
+
+
+def test_the_number_of_a_device_is_the_same_each_time():
+    number = torch.cuda.get_device_properties(0).uuid
+    assert str(number) == str(torch.cuda.get_device_properties("cuda").uuid)
+    assert bytes(number.bytes).hex() == str(number).replace("-", "")
 
 
 def test_properties_print_like_cudas():
     text = repr(torch.cuda.get_device_properties(0))
-    assert text.startswith("_CudaDeviceProperties(name='")
-    assert "MB, multi_processor_count=" in text
+    assert re.fullmatch(
+        r"_CudaDeviceProperties\(name='.+', major=\d+, minor=\d+, total_memory=\d+MB, "
+        r"multi_processor_count=\d+, uuid=[0-9a-f-]{36}, pci_bus_id=\d+, pci_device_id=\d+, "
+        r"pci_domain_id=\d+, L2_cache_size=\d+MB\)",
+        text,
+    )
+    assert type(torch.cuda.get_device_properties(0)).__name__ == "_CudaDeviceProperties"
 
 
 @pytest.mark.parametrize("device", [1, 99, -1])
@@ -89,7 +124,7 @@ def test_bfloat16_is_supported_where_it_computes():
     assert torch.cuda.is_bf16_supported() is ((one @ one).sum().item() == 8.0)
 
 
-@pytest.mark.parametrize("device", [0, "cuda", "cuda:1", -1, torch.device("meta")][:-1])
+@pytest.mark.parametrize("device", [0, "cuda:0", "cuda:1", -1])
 def test_a_device_can_be_selected(device):
     torch.cuda.set_device(device)
     with torch.cuda.device(device):
@@ -115,10 +150,40 @@ def test_selecting_an_absent_device_fails_as_on_cuda(select):
         pass
 
 
-@pytest.mark.parametrize("wrong", ["cudaa", "meta", object()])
-def test_what_is_no_device_is_refused(wrong):
-    with pytest.raises((RuntimeError, ValueError, TypeError)):
-        torch.cuda.synchronize(wrong)
+NOT_DEVICES = {
+    "set_device": [("cuda", ValueError), (None, ValueError), (object(), ValueError)],
+    "synchronize": [("meta", ValueError), ("cudaa", RuntimeError), (99, RuntimeError)],
+    "get_device_name": [("meta", ValueError), ("cuda:x", RuntimeError), (1, AssertionError)],
+    "get_device_capability": [(torch.device("meta"), ValueError), (-2, AssertionError)],
+    "memory_allocated": [("meta", ValueError), (99, RuntimeError), (-1, RuntimeError)],
+    "mem_get_info": [("meta", ValueError), (99, RuntimeError)],
+    "utilization": [("meta", ValueError), (99, RuntimeError)],
+    "list_gpu_processes": [(99, RuntimeError)],
+}
+"""What CUDA raises for what is no device, read off torch's sources."""
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "error"),
+    [(name, *row) for name, rows in NOT_DEVICES.items() for row in rows],
+)
+def test_what_is_no_device_is_refused_as_on_cuda(name, wrong, error):
+    with pytest.raises(error) as caught:
+        getattr(torch.cuda, name)(wrong)
+    assert caught.type in (error, torch.AcceleratorError)
+
+
+@pytest.mark.parametrize("name", ["synchronize", "get_device_name", "memory_allocated"])
+def test_what_has_nothing_of_a_device_is_the_current_one_as_on_cuda(name):
+    getattr(torch.cuda, name)(object())
+
+
+def test_the_cpu_is_no_cuda_device_where_another_is(target):
+    if target.type == "cpu":
+        torch.cuda.synchronize("cpu")
+        return
+    with pytest.raises(ValueError, match="Expected a cuda device, but got: cpu"):
+        torch.cuda.synchronize("cpu")
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -152,10 +217,31 @@ def test_the_runtime_counts_memory_and_starts_profilers():
         torch.cuda.check_error(1)
 
 
-@pytest.mark.parametrize("name", ["utilization", "temperature", "power_draw", "clock_rate",
-                                  "memory_usage", "device_memory_used"])  # fmt: skip
-def test_what_nvidia_smi_would_say_is_a_number(name):
-    assert isinstance(getattr(torch.cuda, name)(), int)
+@pytest.mark.parametrize("name", ["utilization", "memory_usage"])
+def test_what_nvidia_smi_would_say_in_percent(name):
+    found = getattr(torch.cuda, name)()
+    assert type(found) is int and 0 <= found <= 100
+
+
+def test_the_memory_in_use_is_a_part_of_all():
+    used = torch.cuda.device_memory_used()
+    assert type(used) is int and 0 < used < torch.cuda.mem_get_info()[1]
+
+
+@pytest.mark.parametrize("name", ["temperature", "power_draw", "clock_rate"])
+def test_what_cannot_be_measured_is_no_number(name):
+    try:
+        found = getattr(torch.cuda, name)()
+    except UnsupportedByTargetError as error:
+        assert f"torch.cuda.{name} does not work on" in str(error)
+    else:
+        assert type(found) is int and found > 0
+
+
+def test_this_process_is_listed_with_its_memory():
+    first, second = torch.cuda.list_gpu_processes().splitlines()
+    assert first == "GPU:0"
+    assert re.fullmatch(rf"process +{os.getpid()} uses +[\d.]+ MB GPU memory", second)
 
 
 @pytest.mark.parametrize(("mode", "number"), [("warn", 1), (2, 2), ("default", 0)])

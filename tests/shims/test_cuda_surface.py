@@ -107,10 +107,10 @@ def test_an_absent_name_is_absent_with_torchs_error():
     "call",
     [
         lambda: torch.cuda.current_blas_handle(),
-        lambda: torch.cuda.MemPool(),
+        lambda: torch.cuda.CUDAPluggableAllocator("a.so", "allocate", "free"),
         lambda: torch.cuda.nccl.unique_id(),
     ],
-    ids=["blas_handle", "MemPool", "nccl"],
+    ids=["blas_handle", "allocator", "nccl"],
 )
 def test_what_is_unsupported_says_what_why_and_what_to_do(call):
     with redirect(), pytest.raises(UnsupportedByTargetError) as caught:

@@ -18,6 +18,7 @@ from .._active import carried_to_workers, current
 from .._fallback import during_backward
 from .._modes import entered
 from .._patches import Patch
+from .cuda._figures import note_level
 
 __all__ = ["PATCHES"]
 
@@ -29,8 +30,12 @@ def _with_mode(run_backward: Callable[..., Any]) -> Callable[..., Any]:
         if context is None or torch.compiler.is_compiling():
             return run_backward(*args, **kwargs)
         caller = during_backward(sys._getframe(1))
+        # What the forward pass left for this one is most often the peak of a step.
+        note_level(context.target.type)
         with entered(context), carried_to_workers(context), caller:
-            return run_backward(*args, **kwargs)
+            result = run_backward(*args, **kwargs)
+        note_level(context.target.type)
+        return result
 
     return run
 

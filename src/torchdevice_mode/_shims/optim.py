@@ -20,8 +20,8 @@ from torch.compiler import is_compiling
 
 from .._active import current
 from .._modes import replace_innermost, restore_stack
+from .._out_of_memory import is_out_of_memory, out_of_memory
 from .._patches import Patch
-from .._recovery import is_out_of_memory, out_of_memory
 
 __all__ = ["PATCHES"]
 

@@ -15,6 +15,7 @@ import torch
 
 from .._active import current
 from .._dispatch_mode import RedirectDispatchMode
+from .._out_of_memory import reports_out_of_memory
 from .._patches import Patch
 from .._spec import parse
 
@@ -41,6 +42,7 @@ def _has_device_baked_in(program: Any) -> bool:
 
 def _under_dispatch_mode(call: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(call)
+    @reports_out_of_memory
     def run(self: Any, *args: Any, **kwargs: Any) -> Any:
         context = current()
         if context is None or not _has_device_baked_in(self):

@@ -19,6 +19,7 @@ import torch.storage
 
 from .._active import current
 from .._context import Context
+from .._out_of_memory import reports_out_of_memory
 from .._patches import Hook, Patch
 from .._spec import parse
 
@@ -46,6 +47,7 @@ def _move_anywhere(move: Callable[..., Any]) -> Callable[..., Any]:
     """`storage.cuda()` and `storage.to(device=...)` where the target has no device context."""
 
     @functools.wraps(move)
+    @reports_out_of_memory
     def to(self: Any, device: torch.device, non_blocking: bool = False) -> Any:
         context = current()
         module = getattr(torch, device.type, None)

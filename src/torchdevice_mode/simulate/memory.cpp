@@ -4,6 +4,7 @@
 
 #include <c10/util/Exception.h>
 
+#include <algorithm>
 #include <sstream>
 
 #include <pthread.h>
@@ -68,7 +69,7 @@ void take(size_t bytes) {
   check_size(bytes);
   const double fraction = m.fraction;
   const int64_t limit = fraction > 0
-      ? static_cast<int64_t>(fraction * static_cast<double>(m.device_size()))
+      ? std::max<int64_t>(1, static_cast<int64_t>(fraction * static_cast<double>(m.device_size())))
       : m.limit.load();
   const int64_t before = m.allocated.fetch_add(size);
   if (limit > 0 && before + size > limit) {

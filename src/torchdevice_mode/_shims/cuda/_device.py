@@ -13,8 +13,18 @@ import torch
 from ..._log import user_frame
 from ._capture import forbid
 from ._figures import figures, psutil
-from ._index import COUNT, checked_index, exchange, index_of
-from ._surface import Trace, emulated, mapped, native, plain, redirection, target
+from ._index import COUNT, checked_index, exchange, index_of, visible_index
+from ._surface import (
+    Trace,
+    emulated,
+    mapped,
+    native,
+    plain,
+    redirection,
+    refusal,
+    target,
+    unsupported,
+)
 
 __all__ = ["synchronize_target"]
 
@@ -300,42 +310,57 @@ def get_sync_debug_mode() -> int:
 # --- what nvidia-smi would say ------------------------------------------------------------------
 
 
+_measured_before = False
+
+
 @emulated("utilization", "how busy the processor is, from psutil")
 def utilization(device: Any = None) -> int:
-    checked_index(device)
-    return round(psutil().cpu_percent())
+    global _measured_before
+    visible_index(device)
+    # psutil measures since it was last asked, and the first time nothing.
+    interval = None if _measured_before else 0.1
+    _measured_before = True
+    return round(psutil().cpu_percent(interval))
 
 
 @emulated("memory_usage", "the share of memory in use, from psutil")
 def memory_usage(device: Any = None) -> int:
-    checked_index(device)
+    visible_index(device)
     return round(psutil().virtual_memory().percent)
 
 
 @emulated("device_memory_used", "the memory in use on the machine")
 def device_memory_used(device: Any = None) -> int:
-    checked_index(device)
+    visible_index(device)
     held = figures(target().type)
     return held.total() - held.free()
 
 
-@emulated("clock_rate", "the processor's clock, from psutil")
+@emulated("clock_rate", "the processor's clock in MHz, from psutil, where it knows one")
 def clock_rate(device: Any = None) -> int:
-    return get_device_properties(device).clock_rate // 1000
+    visible_index(device)
+    found = get_device_properties().clock_rate // 1000
+    return found or _unknown("clock_rate", "no clock can be read here")
 
 
-@emulated("temperature", "the warmest sensor that psutil finds, else 0")
+@emulated("temperature", "the warmest sensor that psutil finds, where there is one")
 def temperature(device: Any = None) -> int:
-    checked_index(device)
+    visible_index(device)
     ask = getattr(psutil(), "sensors_temperatures", dict)
     readings = [entry.current for entries in ask().values() for entry in entries]
-    return round(max(readings, default=0))
+    found = round(max(readings, default=0))
+    return found or _unknown("temperature", "no sensor can be read here")
 
 
-@emulated("power_draw", "no portable source, so 0")
-def power_draw(device: Any = None) -> int:
-    checked_index(device)
-    return 0
+def _unknown(name: str, reason: str) -> int:
+    return int(refusal(name, reason, "leave this measurement out on this machine")())
+
+
+unsupported(
+    "power_draw",
+    reason="no library reads it without rights",
+    instead="leave this measurement out on this machine",
+)
 
 
 # --- the CUDA runtime ---------------------------------------------------------------------------
@@ -346,6 +371,7 @@ class _Error:
 
 
 def _mem_get_info(device: int) -> tuple[int, int]:
+    exchange(device)
     held = figures(target().type)
     return held.free(), held.total()
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from ..._spec import NOT_A_DEVICE, parse
+from ..._spec import parse
 from ._surface import context
 
-__all__ = ["COUNT", "checked_index", "exchange", "index_of", "invalid_ordinal"]
+__all__ = ["COUNT", "checked_index", "exchange", "index_of", "invalid_ordinal", "visible_index"]
 
 COUNT = 1
 """How many CUDA devices a program finds."""
@@ -20,34 +20,33 @@ def index_of(device: Any = None, *, optional: bool = True) -> int:
 
     Args:
         device: Index, string, `torch.device`, `torch.cuda.device`, or None.
-        optional: Whether None means the current device.
+        optional: Whether None, and what is no device at all, means the current device.
 
     Returns:
         An integer as it was given; 0 for every other form, as for `torch.device("cuda:3")`.
 
     Raises:
-        ValueError: If the device is neither CUDA nor what stands for it.
+        ValueError: If the device is neither CUDA nor what stands for it, or has no index and
+            is not optional.
         RuntimeError: If torch knows no such device.
     """
-    if isinstance(device, int) and not isinstance(device, bool):
+    if isinstance(device, int):
         return int(device)
-    if device is None:
-        if optional:
-            return 0
-        raise ValueError(
-            f"Expected a torch.device with a specified index or an integer, but got:{device}"
-        )
     index = getattr(device, "idx", None)
     if isinstance(index, int):
         return index
+    if not isinstance(device, (str, torch.device)) or (device == "cuda" and not optional):
+        if optional:
+            return 0  # as CUDA has it, whatever was given
+        raise ValueError(
+            f"Expected a torch.device with a specified index or an integer, but got:{device}"
+        )
     spec = parse(device)
-    if spec is NOT_A_DEVICE:
-        torch.device(device)
-        raise ValueError(f"Expected a cuda device, but got: {device}")
     if spec.type == "cuda" or spec.type == context().cuda_type.type:
         return 0
     if spec.is_accelerator and context().resolve(str(spec)).device == context().cuda_type:
         return 0
+    torch.device(device)  # raises torch's own error for what torch does not know
     raise ValueError(f"Expected a cuda device, but got: {device}")
 
 
@@ -60,6 +59,19 @@ def checked_index(device: Any) -> int:
     index = index_of(device)
     if index < 0 or index >= COUNT:
         raise AssertionError("Invalid device id")
+    return index
+
+
+def visible_index(device: Any) -> int:
+    """The index of a device argument of what asks NVIDIA's management library.
+
+    Raises:
+        RuntimeError: If there is no such device, as CUDA has it.
+    """
+    index = index_of(device)
+    if not 0 <= index < COUNT:
+        visible = list(range(COUNT))
+        raise RuntimeError(f"device {index} is not visible (CUDA_VISIBLE_DEVICES={visible})")
     return index
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import uuid
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -17,9 +17,25 @@ __all__ = ["CudaDeviceProperties", "properties"]
 
 # The oldest that current programs expect.
 _CAPABILITY = (7, 0)
+_MIB = 1024 * 1024
 
 
-@dataclass(frozen=True)
+class DeviceUUID:
+    """A device's number; its text and its bytes are as CUDA gives them."""
+
+    def __init__(self, value: uuid.UUID) -> None:
+        self._value = value
+
+    @property
+    def bytes(self) -> list[int]:
+        """The sixteen bytes."""
+        return list(self._value.bytes)
+
+    def __str__(self) -> str:
+        return str(self._value)
+
+
+@dataclass(frozen=True, eq=False)
 class CudaDeviceProperties:
     """The fields of CUDA's device properties, with this machine's facts.
 
@@ -31,7 +47,7 @@ class CudaDeviceProperties:
     minor: int
     total_memory: int
     multi_processor_count: int
-    uuid: uuid.UUID
+    uuid: DeviceUUID
     is_integrated: int
     is_multi_gpu_board: int = 0
     max_threads_per_multi_processor: int = 2048
@@ -51,25 +67,34 @@ class CudaDeviceProperties:
     gcnArchName: str = ""  # noqa: N815 - CUDA's name
 
     def __repr__(self) -> str:
-        shown = ("name", "major", "minor", "total_memory", "multi_processor_count", "uuid")
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name in shown}
-        values["total_memory"] = f"{self.total_memory // 1048576}MB"
-        values["L2_cache_size"] = f"{self.L2_cache_size // 1048576}MB"
-        listed = ", ".join(f"{k}={v!r}" if k == "name" else f"{k}={v}" for k, v in values.items())
-        return f"_CudaDeviceProperties({listed})"
+        return (
+            f"_CudaDeviceProperties(name='{self.name}', major={self.major}, minor={self.minor}, "
+            f"total_memory={self.total_memory // _MIB}MB, "
+            f"multi_processor_count={self.multi_processor_count}, uuid={self.uuid}, "
+            f"pci_bus_id={self.pci_bus_id}, pci_device_id={self.pci_device_id}, "
+            f"pci_domain_id={self.pci_domain_id}, L2_cache_size={self.L2_cache_size // _MIB}MB)"
+        )
+
+
+CudaDeviceProperties.__name__ = CudaDeviceProperties.__qualname__ = "_CudaDeviceProperties"
+
+
+def properties(device_type: str) -> CudaDeviceProperties:
+    """The properties of the device that stands for CUDA's."""
+    return _made(device_type, figures(device_type).total())
 
 
 @cache
-def properties(device_type: str) -> CudaDeviceProperties:
+def _made(device_type: str, total: int) -> CudaDeviceProperties:
     name = _name(device_type)
     return CudaDeviceProperties(
         name=name,
         major=_CAPABILITY[0],
         minor=_CAPABILITY[1],
-        total_memory=figures(device_type).total(),
+        total_memory=total,
         multi_processor_count=_core_count(device_type),
         # The same in every process of this machine, as a GPU's is.
-        uuid=uuid.uuid5(uuid.NAMESPACE_DNS, f"{platform.node()}/{name}"),
+        uuid=DeviceUUID(uuid.uuid5(uuid.NAMESPACE_DNS, f"{platform.node()}/{name}")),
         is_integrated=1,
         clock_rate=_clock_rate_khz(),
         gcnArchName=name,

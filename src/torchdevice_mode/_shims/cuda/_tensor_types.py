@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ..._out_of_memory import reports_out_of_memory
 from ..._patches import Patch
 from ._surface import emulated, end_graph, plain, redirection, target
 
@@ -26,6 +27,7 @@ class _TensorType(type):
     _host: Callable[..., torch.Tensor]
     _path: str
 
+    @reports_out_of_memory
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         if redirection() is None:
             return plain(cls._path)(*args, **kwargs)
@@ -34,6 +36,9 @@ class _TensorType(type):
         # CPU takes neither.
         if len(args) == 1 and isinstance(args[0], torch.Tensor):
             return args[0].detach().to(target(), cls.dtype)
+        if args and not cls.is_sparse and all(type(arg) is int for arg in args):
+            # Not by way of the CPU, which may have less memory, or more.
+            return torch.empty(args, dtype=cls.dtype, device=target())
         return cls._host(*args, **kwargs).to(target())
 
     def __instancecheck__(cls, instance: object) -> bool:
@@ -115,6 +120,7 @@ class _StorageType(type):
 
     dtype: torch.dtype
 
+    @reports_out_of_memory
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         if redirection() is None:
             return plain(cls.__name__)(*args, **kwargs)
