@@ -239,10 +239,10 @@ def test_memory_is_given_back_without_the_garbage_collector(redirected, short_of
         assert run()
         # The engine's thread for the device lets go of the graph a moment later.
         for _ in range(200):
-            if torch.cuda.memory_allocated() == before:
+            if torch.cuda.memory_allocated() <= before:
                 break
             time.sleep(0.01)
-        assert torch.cuda.memory_allocated() == before
+        assert torch.cuda.memory_allocated() <= before
     finally:
         gc.enable()
 
