@@ -47,6 +47,14 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def conformance(session: nox.Session) -> None:
+    """PyTorch's databases as redirected CUDA code; `-- --part 1/8` for a part; can be resumed."""
+    install(session, "tests")
+    arguments = ["--results", "conformance.jsonl", *session.posargs]
+    session.run("python", "-m", "tests.conformance", *arguments, env={"OMP_NUM_THREADS": "1"})
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Style and common mistakes, by ruff."""
     session.install("-q", *nox.project.dependency_groups(PROJECT, "lint"))

@@ -18,7 +18,7 @@ LAYERS = [
     ["_policy"],
     ["_context", "_patches", "_probe"],
     ["_registry", "_active", "_dispatch_mode"],
-    ["_fallback", "_out_of_memory", "_verify"],
+    ["_fallback", "_on_cpu", "_out_of_memory", "_verify"],
     ["_rules"],
     ["_recovery"],
     ["_function_mode"],

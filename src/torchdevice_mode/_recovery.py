@@ -6,8 +6,10 @@ for another reason. torch checks devices and dtypes before it computes, so the r
 changed nothing.
 
 In the order in which they are tried: a stray CPU tensor is *adopted*; float64 that the target
-lacks is cast down, or stays on the CPU; a request for an absent accelerator that no rule saw is
-rewritten; memory that ran out is reported as the exception that CUDA programs catch.
+lacks is cast down, or stays on the CPU; an operator that the target lacks gets a kernel; a request
+for an absent accelerator that no rule saw is rewritten; what the target has a kernel for, but not
+for these dtypes or shapes, is computed on the CPU. Memory that ran out is reported as the exception
+that CUDA programs catch.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from ._caller import asked_by_torch, calling_frame
 from ._context import Context, is_accelerator_request
 from ._fallback import kernels
 from ._log import user_frame, warn_once
+from ._on_cpu import compute_on_cpu, name_of, refuses_on_the_target, written
 from ._out_of_memory import is_out_of_memory, out_of_memory
 from ._rules import RULES
 from ._rules.factories import make, make_from_data, make_normal
@@ -109,14 +112,19 @@ def _way_out(context: Context, call: Call, error: Exception, frame: Any) -> Call
             return adopted
     if isinstance(error, (TypeError, RuntimeError)) and re.search(_NO_FLOAT64, text):
         if context.settings.float64 == "downcast":
-            return _cast_down(context, call, frame, text)
+            # Where nothing given is float64, the kernel makes it on the way.
+            narrowed = _cast_down(context, call, frame, text)
+            return narrowed or compute_on_cpu(context, call, text, frame)
         if context.settings.float64 == "cpu":
             return _keep_on_cpu(context, call, frame)
+        return None
     lacking = re.search(_NO_KERNEL, text)
     if lacking and kernels.add(lacking[1] or lacking[2], context.target.type):
         return call
     if re.search(_ABSENT_ACCELERATOR, text):
         return _rewrite_requests(context, call, frame)
+    if refuses_on_the_target(context, error):
+        return compute_on_cpu(context, call, text, frame)
     return None
 
 
@@ -142,18 +150,18 @@ def _adopt(context: Context, call: Call, frame: Any) -> Call | None:
     if not accelerators or not strays:
         return None
     drawn = any(isinstance(leaf, torch._C.Generator) for leaf in leaves)
-    written = _written(func, args, kwargs)
+    into = written(func, args, kwargs)
     wide = accelerators[0].type == "mps" and any(t.dtype in _NARROWER for t in strays)
     destination = accelerators[0]
-    if written and all(_is_on_cpu(t) for t in written) and not drawn:
+    if into and all(_is_on_cpu(t) for t in into) and not drawn:
         destination = torch.device("cpu")
-    elif wide and not written:
+    elif wide and not into:
         if context.settings.float64 == "error":
             return None
         if context.settings.float64 == "cpu" and not drawn:
             destination = torch.device("cpu")
         elif not asked_by_torch(frame, absent=True):
-            note_downcast(context, _name(func), frame)
+            note_downcast(context, name_of(func), frame)
 
     moved: dict[int, torch.Tensor] = {
         id(leaf): _to_device(leaf, destination)
@@ -162,11 +170,11 @@ def _adopt(context: Context, call: Call, frame: Any) -> Call | None:
     }
     if not moved:
         return None
-    asked = f"a CPU tensor in {_name(func)}"
+    asked = f"a CPU tensor in {name_of(func)}"
     context.record("adoption", asked, destination, "it met an accelerator tensor", frame)
     new_leaves = [moved.get(id(leaf), leaf) for leaf in leaves]
     new_args, new_kwargs = pytree.tree_unflatten(new_leaves, spec)
-    copied_back = [(t, moved[id(t)]) for t in written if id(t) in moved]
+    copied_back = [(t, moved[id(t)]) for t in into if id(t) in moved]
     return _then_copied_back(func, copied_back) if copied_back else func, new_args, new_kwargs
 
 
@@ -204,7 +212,7 @@ def _hand_over(context: Context, call: Call, frame: Any) -> Call | None:
     ):
         return None
     new_rest, new_kwargs = pytree.tree_map_only(torch.Tensor, torch.Tensor.cpu, (args[1:], kwargs))
-    asked = f"an accelerator tensor in {_name(func)}"
+    asked = f"an accelerator tensor in {name_of(func)}"
     context.record("adoption", asked, "cpu", "torch takes it on the CPU only", frame)
     return func, (*args[:1], *new_rest), new_kwargs
 
@@ -214,26 +222,6 @@ def _to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     if device.type == "mps" and tensor.dtype in _NARROWER:
         tensor = tensor.to(_NARROWER[tensor.dtype])
     return tensor.to(device)
-
-
-def _written(
-    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> list[torch.Tensor]:
-    """The tensors that a call writes into, by torch's naming rules."""
-    out = kwargs.get("out")
-    if out is not None:
-        return [t for t in pytree.tree_leaves(out) if isinstance(t, torch.Tensor)]
-    name = _name(func)
-    in_place = name in ("__setitem__", "copy_") or (
-        name.startswith("__i") and name.endswith("__") and name not in ("__invert__", "__index__")
-    )
-    if in_place or (name.endswith("_") and not name.endswith("__")):
-        return [t for t in pytree.tree_leaves(args[:1]) if isinstance(t, torch.Tensor)]
-    return []
-
-
-def _name(func: Callable[..., Any]) -> str:
-    return getattr(func, "__name__", type(func).__name__)
 
 
 # --- float64 --------------------------------------------------------------------------------
@@ -248,7 +236,7 @@ def _cast_down(context: Context, call: Call, frame: Any, text: str) -> Call | No
     if asked_by_torch(frame, absent=True):
         return None
     func, args, kwargs = call
-    name = _name(func)
+    name = name_of(func)
     changed = False
 
     def narrowed(leaf: Any) -> Any:
@@ -287,7 +275,7 @@ def _keep_on_cpu(context: Context, call: Call, frame: Any) -> Call | None:
         return None
     func, args, kwargs = call
     cpu = torch.device("cpu")
-    name = _name(func)
+    name = name_of(func)
 
     def on_cpu(leaf: Any) -> Any:
         if isinstance(leaf, torch.Tensor):

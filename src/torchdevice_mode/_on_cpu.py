@@ -1,0 +1,137 @@
+"""A whole call on the CPU, for what the target refuses although it has a kernel for it.
+
+Metal's kernels refuse some dtypes, numbers of dimensions and options, each in words of its own. The
+call is then made on copies on the CPU, and results are brought back; gradients flow through the
+copies. What the backward pass refuses cannot be repeated so: it is half done by then.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from ._context import Context, is_accelerator_request
+from ._log import user_frame, warn_once
+
+__all__ = ["Call", "compute_on_cpu", "name_of", "refuses_on_the_target", "written"]
+
+Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+
+_NOT = r"(not|n't)( yet| currently)? (be )?(support|implement)|unsupported|only support"
+# "Conv3D is not supported on MPS", "MPS does not support cumsum op with int64 input".
+_REFUSALS = rf"(?i)\bmps\b.*({_NOT})|({_NOT}).*\bmps\b|Undefined type|not implemented for '\w+'"
+_COLLECTIVES = r"(?i)c10d|distributed operators"
+# Calls that move, share or differentiate what they are given: done elsewhere they are undone.
+_NOT_ELSEWHERE = frozenset(
+    ("backward", "to", "cpu", "cuda", "type", "pin_memory", "share_memory_", "numpy", "_parse_to")
+)
+_NARROWER = {torch.float64: torch.float32, torch.complex128: torch.complex64}
+
+
+def refuses_on_the_target(context: Context, error: Exception) -> bool:
+    """Whether an error says that the target cannot do what the CPU may be able to do."""
+    if context.target.type != "mps" or not isinstance(error, (RuntimeError, TypeError, ValueError)):
+        return False
+    text = str(error)
+    return re.search(_REFUSALS, text) is not None and not re.search(_COLLECTIVES, text)
+
+
+def compute_on_cpu(context: Context, call: Call, why: str, frame: Any) -> Call | None:
+    """Make a call on the CPU and bring its results back.
+
+    Args:
+        context: The redirection.
+        call: Function, positional and keyword arguments.
+        why: What the target said; the first line goes into the ledger.
+        frame: The frame that called torch.
+
+    Returns:
+        A call that does so; None where nothing of it is on the target.
+    """
+    func, args, kwargs = call
+    if name_of(func) in _NOT_ELSEWHERE:
+        return None
+    copies: dict[int, torch.Tensor] = {}
+    moved = 0
+
+    def to_cpu(leaf: Any) -> Any:
+        nonlocal moved
+        if isinstance(leaf, torch.Tensor) and leaf.device.type == context.target.type:
+            copy = copies.get(id(leaf))
+            if copy is None:
+                copy = copies[id(leaf)] = leaf.to("cpu")
+                moved += leaf.numel() * leaf.element_size()
+            return copy
+        named = isinstance(leaf, (torch.device, str)) and is_accelerator_request(leaf)
+        return torch.device("cpu") if named else leaf
+
+    began = time.perf_counter()
+    new_args, new_kwargs = pytree.tree_map(to_cpu, (args, kwargs))
+    if not copies:
+        return None
+    pairs = [(t, copies[id(t)]) for t in written(func, args, kwargs) if id(t) in copies]
+    name = name_of(func)
+    reason = f"{context.target.type} refuses it: {why.strip().partition(chr(10))[0][:80]}"
+
+    @functools.wraps(func)
+    def and_back(*args: Any, **kwargs: Any) -> Any:
+        result = func(*args, **kwargs)
+        for held, copy in pairs:
+            _write_back(held, copy)
+        originals = {id(copy): held for held, copy in pairs}
+        result = pytree.tree_map(lambda leaf: _back(leaf, originals, context.target), result)
+        seconds = time.perf_counter() - began
+        user = user_frame(frame)
+        context.record_cost("fallback", name, "cpu", reason, user, moved=moved, seconds=seconds)
+        warn_once(
+            "fallback-call",
+            f"{name} runs on the CPU here, because {reason}: each such call copies its tensors to "
+            f"and fro, so change it where it is called often.",
+            key=name,
+        )
+        return result
+
+    return and_back, new_args, new_kwargs
+
+
+def _write_back(held: torch.Tensor, copy: torch.Tensor) -> None:
+    if held.shape != copy.shape:
+        held.resize_(copy.shape)
+    # A leaf that requires a gradient is written under `no_grad` only, as the program did.
+    with torch.set_grad_enabled(torch.is_grad_enabled() and copy.requires_grad):
+        held.copy_(copy)
+
+
+def _back(leaf: Any, originals: dict[int, torch.Tensor], device: torch.device) -> Any:
+    if not isinstance(leaf, torch.Tensor) or leaf.device.type != "cpu":
+        return leaf
+    original = originals.get(id(leaf))
+    if original is not None:
+        return original
+    return leaf.to(device, _NARROWER.get(leaf.dtype, leaf.dtype))
+
+
+def written(
+    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> list[torch.Tensor]:
+    """The tensors that a call writes into, by torch's naming rules."""
+    out = kwargs.get("out")
+    if out is not None:
+        return [t for t in pytree.tree_leaves(out) if isinstance(t, torch.Tensor)]
+    name = name_of(func)
+    in_place = name in ("__setitem__", "copy_") or (
+        name.startswith("__i") and name.endswith("__") and name not in ("__invert__", "__index__")
+    )
+    if in_place or (name.endswith("_") and not name.endswith("__")):
+        return [t for t in pytree.tree_leaves(args[:1]) if isinstance(t, torch.Tensor)]
+    return []
+
+
+def name_of(func: Callable[..., Any]) -> str:
+    return getattr(func, "__name__", type(func).__name__)

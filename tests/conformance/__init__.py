@@ -1,0 +1,1 @@
+"""PyTorch's own databases as CUDA code, redirected, beside plain runs on the CPU."""

@@ -1,0 +1,36 @@
+"""Why an entry differs: by entry and check."""
+
+from __future__ import annotations
+
+__all__ = ["REASONS"]
+
+_NARROWED = "float64 is narrowed, so that dtypes that differ on the CPU are equal here"
+_ROUNDED = "computed in float64 on the CPU, and in float32 here"
+_COMPRESSED = "the simulated device has no compressed sparse tensors, so there is no input"
+_BY_TORCH = (
+    "the database's own function asks for float64, and what torch's own code asks is left alone"
+)
+
+REASONS: dict[tuple[str, str], str] = {
+    ("aminmax", "errors"): _NARROWED,
+    ("complex", "errors"): _NARROWED,
+    ("gather", "errors"): _NARROWED,
+    ("scatter", "errors"): _NARROWED,
+    ("scatter_add", "errors"): _NARROWED,
+    ("cdouble", "backward"): _ROUNDED,
+    ("double", "backward"): _ROUNDED,
+    ("float_power", "backward"): _ROUNDED,
+    ("log_softmax.with_dtype", "backward"): _ROUNDED,
+    ("nn.functional.softmin.with_dtype", "backward"): _ROUNDED,
+    ("softmax.with_dtype", "backward"): _ROUNDED,
+    ("randint", "forward"): _BY_TORCH,
+    ("to", "backward"): _BY_TORCH,
+    ("to", "forward"): _BY_TORCH,
+    ("nn.FractionalMaxPool2d", "all"): "the database gives it what the CPU refuses, too",
+    ("nn.FractionalMaxPool3d", "all"): "the database gives it what the CPU refuses, too",
+    ("optim.SparseAdam", "all"): "it wants sparse gradients, of which this run has none",
+    ("sparse.mm.reduce", "backward"): _COMPRESSED,
+    ("sparse.mm.reduce", "forward"): _COMPRESSED,
+    ("sparse.sampled_addmm", "backward"): _COMPRESSED,
+    ("sparse.sampled_addmm", "forward"): _COMPRESSED,
+}
