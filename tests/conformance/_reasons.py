@@ -29,6 +29,8 @@ REASONS: dict[tuple[str, str], str] = {
     ("nn.FractionalMaxPool2d", "all"): "the database gives it what the CPU refuses, too",
     ("nn.FractionalMaxPool3d", "all"): "the database gives it what the CPU refuses, too",
     ("optim.SparseAdam", "all"): "it wants sparse gradients, of which this run has none",
+    ("torch._scaled_mm", "all"): "none of the dtypes that are tried is one of its own",
+    ("torch._scaled_mm_v2", "all"): "none of the dtypes that are tried is one of its own",
     ("sparse.mm.reduce", "backward"): _COMPRESSED,
     ("sparse.mm.reduce", "forward"): _COMPRESSED,
     ("sparse.sampled_addmm", "backward"): _COMPRESSED,
