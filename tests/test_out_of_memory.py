@@ -9,6 +9,8 @@ import copy
 import gc
 import io
 import pickle
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -120,6 +122,7 @@ EXHAUSTING = {
     "aten": lambda x: torch.ops.aten.mul(x.many, 2),
     "aten factory": lambda x: torch.ops.aten.zeros([MANY], device=torch.device("cuda")),
     "legacy constructor": lambda x: torch.cuda.FloatTensor(MANY),
+    "storage": lambda x: torch.UntypedStorage(4 * MANY, device="cuda"),
     "legacy storage": lambda x: torch.cuda.FloatStorage(MANY),
     "script": lambda x: x.scripted(x.many),
     "autocast": lambda x: torch.autocast("cuda", torch.bfloat16)(torch.outer)(x.side, x.side),
@@ -210,6 +213,30 @@ def test_running_out_of_memory_in_an_optimizers_step(redirected, options):
     with simulate.memory_limit(torch.cuda.memory_allocated() + 6 * MIB):
         with pytest.raises(torch.cuda.OutOfMemoryError):
             optimizer.step()
+
+
+@on_cpu
+def test_running_out_of_memory_in_compiled_code(redirected):
+    work = torch.compile(lambda x: x.expand(MANY) + 1)
+    with pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"):
+        work(torch.ones(1, device="cuda"))
+
+
+IMPORTED_LATE = """
+import torch, torchdevice
+with torchdevice.redirect():
+    from torch._inductor.output_code import CompiledFxGraph
+    ours = vars(CompiledFxGraph)["__call__"]
+assert vars(CompiledFxGraph)["__call__"] is ours.__wrapped__
+with torchdevice.redirect():
+    assert vars(CompiledFxGraph)["__call__"].__wrapped__ is ours.__wrapped__
+"""
+
+
+def test_compiled_code_is_torchs_own_afterwards():
+    run = [sys.executable, "-c", IMPORTED_LATE]
+    done = subprocess.run(run, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 # --- what is left behind --------------------------------------------------------------------

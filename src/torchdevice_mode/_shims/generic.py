@@ -18,6 +18,7 @@ import torch.nested
 
 from .._active import current
 from .._caller import asked_by_torch
+from .._out_of_memory import reports_out_of_memory
 from .._patches import Patch
 
 __all__ = ["PATCHES"]
@@ -87,13 +88,15 @@ def _through_policy(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _storage_on_target(original: Callable[..., Any]) -> Any:
+    make = reports_out_of_memory(original)
+
     def __new__(cls: type, *args: Any, **kwargs: Any) -> Any:  # noqa: N807 - it replaces one
         context = current()
         request = kwargs.get("device")
         if context is not None and request is not None:
             device = context.device_for(request, sys._getframe(1))
             kwargs["device"] = request if device is None else device
-        return original(cls, *args, **kwargs)
+        return make(cls, *args, **kwargs)
 
     return staticmethod(__new__)
 
