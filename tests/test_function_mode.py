@@ -486,3 +486,18 @@ def test_the_shim_answers_in_backward_also_in_the_engines_threads(redirected):
     Asks.apply(x).sum().backward()
     assert seen == [True]
     x.record_stream(torch.cuda.current_stream())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.empty(2, pin_memory=True),
+        lambda: torch.zeros(2, device="cpu", pin_memory=True),
+        lambda: torch.tensor([1.0], pin_memory=True),
+        lambda: torch.empty_like(torch.ones(2), pin_memory=True),
+        lambda: torch.ones(2).new_empty(2, pin_memory=True),
+    ],
+    ids=["empty", "zeros", "tensor", "empty_like", "new_empty"],
+)
+def test_memory_is_not_pinned_where_none_can_be(redirected, make, target):
+    assert make().device == target and not make().is_pinned()

@@ -22,12 +22,13 @@ def make(
     context: Context, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     """A factory: no device means the target, a generator's device, or an enclosing context's."""
+    if not kwargs and not context_decides():
+        # The commonest call; what follows is for the others.
+        device = replacement(context, None)
+        return func(*args) if device is None else func(*args, device=device)
+    kwargs = unpinned(context, kwargs)
     request = kwargs.get("device")
     if request is None:
-        if not kwargs and not context_decides():
-            # The commonest call; what follows is for the others.
-            device = replacement(context, None)
-            return func(*args) if device is None else func(*args, device=device)
         generator = kwargs.get("generator")
         if generator is not None:
             # torch refuses a generator of another device than the tensor's.
@@ -35,12 +36,14 @@ def make(
         if context_decides():
             return func(*args, **kwargs)
     device = replacement(context, request)
-    if device is None:
-        return func(*args, **kwargs)
-    if kwargs.get("pin_memory") and device.type != "cpu":
-        # Only CPU memory can be pinned: the program asked for it before it was sent elsewhere.
-        return func(*args, **{**kwargs, "device": device, "pin_memory": False})
-    return func(*args, **{**kwargs, "device": device})
+    return func(*args, **kwargs) if device is None else func(*args, **{**kwargs, "device": device})
+
+
+def unpinned(context: Context, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments without `pin_memory` where no memory can be pinned: CUDA does that."""
+    if kwargs.get("pin_memory") and context.cuda_type.type != "cuda":
+        return {**kwargs, "pin_memory": False}
+    return kwargs
 
 
 def context_decides() -> bool:
@@ -73,6 +76,7 @@ def make_like(
     context: Context, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     """`zeros_like`, `new_zeros`: no device means the device of the tensor that is given."""
+    kwargs = unpinned(context, kwargs)
     request = kwargs.get("device")
     if request is None:
         return func(*args, **kwargs)
