@@ -46,6 +46,7 @@ def test_origin_is_argument_then_variable_then_default():
         "float64": "argument",
         "verify": "default",
         "verify_raise": "default",
+        "rng": "default",
         "allow_untested": "default",
     }
 

@@ -188,6 +188,7 @@ def redirect(
     float64: str | None = None,
     verify: float | str | None = None,
     verify_raise: bool | None = None,
+    rng: str | None = None,
     allow_untested: bool | None = None,
 ) -> Redirect:
     """Run code written for one accelerator on the one that the machine has.
@@ -206,6 +207,8 @@ def redirect(
             or the name of an operator, such as `"aten::mm"`, for all of its calls. What differs
             is warned of once a line, and listed by `differences()`. It takes time.
         verify_raise: Raise `VerificationError` instead of warning.
+        rng: Where random numbers are drawn: `"target"` (default), or `"cpu"`, which gives those
+            of a run on the CPU.
         allow_untested: Redirect on platforms and torch versions never tested with.
 
     Returns:
@@ -229,6 +232,7 @@ def redirect(
             float64=float64,
             verify=verify,
             verify_raise=verify_raise,
+            rng=rng,
             allow_untested=allow_untested,
         )
     )

@@ -23,7 +23,7 @@ from ._modes import dispatch_modes, innermost, replace_innermost, restore_stack,
 from ._patches import Patches
 from ._probe import probe
 from ._settings import Settings
-from ._shims import ALL_PATCHES
+from ._shims import ALL_PATCHES, cpu_random
 
 __all__ = ["Entry", "disable", "enable", "enter", "ledger", "machine", "new_context", "patches"]
 
@@ -91,8 +91,7 @@ class Entry:
         if self.context is not None:
             with _lock:
                 _acquire(self.context)
-                # Counted before the mode is used: who leaves last retires it.
-                self.context.alive += 1
+                _use(self.context)
                 mode = self.context.mode
         _active.push(self.context)
         self._before = replace_innermost(mode)
@@ -106,7 +105,7 @@ class Entry:
         restore_stack(self._before)
         if self.context is not None:
             with _lock:
-                self.context.alive -= 1
+                _leave(self.context)
                 if not self.context.alive:
                     # Threads that inherited this mode keep it on their stacks, where it is
                     # inert; the next entry uses a fresh one.
@@ -142,6 +141,23 @@ def _release() -> None:
             _override.reset()
 
 
+def _use(context: Context) -> None:
+    """Count an entering of a context, before its mode is used: who leaves last retires that."""
+    if not context.alive and context.settings.rng == "cpu":
+        try:
+            cpu_random.begin(context.target.type)
+        except BaseException:
+            _release()
+            raise
+    context.alive += 1
+
+
+def _leave(context: Context) -> None:
+    context.alive -= 1
+    if not context.alive and context.settings.rng == "cpu":
+        cpu_random.end(context.target.type)
+
+
 # --- everywhere -----------------------------------------------------------------------------
 
 
@@ -152,7 +168,7 @@ class _Everywhere:
         self.context = context
         self.thread = threading.get_ident()
         _acquire(context)
-        context.alive += 1
+        _use(context)
         _active.set_everywhere(context)
         self.before = replace_innermost(context.mode) if innermost() is None else None
         self.dispatch = ExitStack()
@@ -163,7 +179,7 @@ class _Everywhere:
         if in_own_thread:
             self.dispatch.close()
         _active.set_everywhere(None)
-        self.context.alive -= 1
+        _leave(self.context)
         retire(self.context.mode)
         if in_own_thread:
             # Takes the retired mode off this stack; others' modes stay.

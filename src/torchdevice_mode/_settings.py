@@ -21,6 +21,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "override": ("cpu", "everything"),
     "dispatch": ("auto", "always"),
     "float64": ("downcast", "cpu", "error"),
+    "rng": ("target", "cpu"),
 }
 
 ENVIRONMENT: dict[str, str] = {
@@ -31,6 +32,7 @@ ENVIRONMENT: dict[str, str] = {
     "float64": "TORCHDEVICE_FLOAT64",
     "verify": "TORCHDEVICE_VERIFY",
     "verify_raise": "TORCHDEVICE_VERIFY_RAISE",
+    "rng": "TORCHDEVICE_RNG",
     "allow_untested": "TORCH_ALLOW_REDIRECTS",
 }
 """Setting to environment variable."""
@@ -57,6 +59,8 @@ class Settings:
         verify: Share of operator calls, as text between `"0"` and `"1"`, that are repeated on the
             CPU and compared; or the name of an operator all of whose calls are. None for none.
         verify_raise: Raise `VerificationError` where they differ, instead of a warning.
+        rng: Where random numbers are drawn: on the `"target"`, or on the `"cpu"` and moved, so
+            that they are those of a run on the CPU.
         allow_untested: Redirect on platforms and torch versions never tested with.
     """
 
@@ -67,6 +71,7 @@ class Settings:
     float64: str = "downcast"
     verify: str | None = None
     verify_raise: bool = False
+    rng: str = "target"
     allow_untested: bool = False
 
     @classmethod

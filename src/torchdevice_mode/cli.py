@@ -85,6 +85,12 @@ _SETTINGS = (
         default=None,
         help="end the program where they differ",
     ),
+    _option(
+        "--rng",
+        metavar="WHERE",
+        help='where random numbers are drawn: "target" (default), or "cpu" for those of a run on '
+        "the CPU",
+    ),
     _option("--simulate", metavar="DEVICE", help='simulate DEVICE ("mps") on the CPU'),
 )
 _LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
+from torchdevice_mode import _log
 from torchdevice_mode.errors import TorchDeviceWarning
 
 pytestmark = pytest.mark.usefixtures("redirected")
@@ -71,7 +75,8 @@ def test_a_state_that_the_program_moved_can_be_set():
     torch.random.set_rng_state(on_cpu.cuda())
 
 
-def test_a_state_from_a_cuda_machine_is_made_a_seed():
+def test_a_state_from_a_cuda_machine_is_made_a_seed(monkeypatch):
+    monkeypatch.setattr(_log, "_said", set())  # as if it had not been said
     state = torch.arange(16, dtype=torch.uint8)
     with pytest.warns(TorchDeviceWarning, match="rng-state"):
         torch.cuda.set_rng_state(state)
@@ -94,12 +99,99 @@ def test_default_generators_hold_the_targets_one():
     assert draw() == first
 
 
-@pytest.mark.parametrize("options", [{}, {"devices": [0]}, {"devices": [0], "device_type": "cuda"}])
+FORKS = [
+    {},
+    {"devices": [0]},
+    {"devices": ["cuda:0"]},
+    {"devices": range(1), "device_type": "cuda"},
+    {"device_type": "cuda"},
+    {"devices": iter([0]), "device_type": "cuda"},
+    {"device_type": "xpu"},
+]
+
+
+@pytest.mark.parametrize("options", FORKS, ids=str)
 def test_a_forked_state_comes_back(options):
     torch.manual_seed(5)
     with torch.random.fork_rng(**options):
         first = draw()
+        on_cpu = torch.get_rng_state()
+    assert torch.equal(torch.get_rng_state(), on_cpu) or draw_is_from_cpu()
     assert draw() == first
+
+
+def draw_is_from_cpu() -> bool:
+    return torch.device("cuda").type == "cpu"
+
+
+def test_a_fork_may_be_left_out():
+    torch.manual_seed(5)
+    with torch.random.fork_rng(enabled=False):
+        first = draw()
+    assert draw() != first
+
+
+def test_a_fork_comes_back_after_an_exception():
+    torch.manual_seed(5)
+    with pytest.raises(KeyError), torch.random.fork_rng():
+        first = draw()
+        raise KeyError
+    assert draw() == first
+
+
+def test_forking_for_no_device_forks_the_cpu_alone():
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    with torch.random.fork_rng(devices=[]):
+        first = draw()
+        torch.default_generator.seed()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert (draw() == first) == draw_is_from_cpu()
+
+
+# Calls, and what CUDA with one device raises.
+BAD_CALLS = [
+    (lambda: torch.cuda.get_rng_state(7), IndexError, "tuple index out of range"),
+    (lambda: torch.cuda.get_rng_state("cudaa"), RuntimeError, "Expected one of cpu"),
+    (lambda: torch.cuda.get_rng_state(None), AttributeError, "has no attribute 'index'"),
+    (lambda: torch.cuda.get_rng_state(-1), RuntimeError, "must not be negative"),
+    (lambda: torch.cuda.set_rng_state(torch.cuda.get_rng_state(), 7), IndexError, "out of range"),
+    (lambda: torch.cuda.set_rng_state([1]), TypeError, "expected a torch.ByteTensor, but got list"),
+    (lambda: torch.cuda.manual_seed("a"), ValueError, "invalid literal for int"),
+    (lambda: torch.cuda.manual_seed_all(None), TypeError, "int\\(\\) argument must be"),
+    (lambda: torch.cuda.manual_seed(2**64), ValueError, "Overflow"),
+    (lambda: torch.cuda.seed(1), TypeError, "takes 0 positional arguments"),
+    (lambda: torch.cuda.default_generators[1], IndexError, "tuple index out of range"),
+    (lambda: torch.random.fork_rng(devices=[3]).__enter__(), IndexError, "out of range"),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "text"), BAD_CALLS)
+def test_a_bad_call_fails_as_on_cuda(call, error, text):
+    with pytest.raises(error, match=text):
+        call()
+
+
+@pytest.mark.parametrize("value", [3, 3.7, "3", True, -3, 2**63])
+def test_a_seed_is_read_as_cuda_reads_it(value):
+    torch.cuda.manual_seed(value)
+    assert torch.cuda.initial_seed() == int(value) % 2**64
+
+
+def test_torchs_own_seeds_reach_the_target():
+    torch.manual_seed(9)
+    assert torch.cuda.initial_seed() == torch.initial_seed() == 9
+    seed = torch.seed()
+    assert torch.cuda.initial_seed() == torch.initial_seed() == seed
+
+
+def test_a_second_process_draws_the_same_numbers():
+    program = "import torch; torch.manual_seed(4); print(torch.rand(3, device='cuda').tolist())"
+    command = [sys.executable, "-m", "torchdevice", "run", "--quiet", "-c", program]
+    first, second = (
+        subprocess.run(command, check=True, capture_output=True, text=True).stdout for _ in "12"
+    )
+    assert first == second != ""
 
 
 def test_checkpointing_repeats_dropout():

@@ -30,7 +30,7 @@ def make(
     request = kwargs.get("device")
     if request is None:
         generator = kwargs.get("generator")
-        if generator is not None:
+        if generator is not None and decides_device(context, generator):
             # torch refuses a generator of another device than the tensor's.
             return func(*args, **{**kwargs, "device": generator.device})
         if context_decides():
@@ -44,6 +44,14 @@ def unpinned(context: Context, kwargs: dict[str, Any]) -> dict[str, Any]:
     if kwargs.get("pin_memory") and context.cuda_type.type != "cuda":
         return {**kwargs, "pin_memory": False}
     return kwargs
+
+
+def decides_device(context: Context, generator: torch.Generator) -> bool:
+    """Whether a generator says where its tensors are to be.
+
+    Not the CPU's own where numbers for all devices are drawn on it.
+    """
+    return context.settings.rng != "cpu" or generator.device.type != "cpu"
 
 
 def context_decides() -> bool:
@@ -93,7 +101,7 @@ def make_normal(
     if not sized or (not named and context_decides()):
         return func(*args, **kwargs)
     generator = kwargs.get("generator")
-    if generator is not None and not named:
+    if generator is not None and not named and decides_device(context, generator):
         return func(*args, **{**kwargs, "device": generator.device})
     device = replacement(context, kwargs.get("device"))
     return func(*args, **kwargs) if device is None else func(*args, **{**kwargs, "device": device})

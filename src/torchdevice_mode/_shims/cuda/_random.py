@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from ..._log import warn_once
-from ._index import checked_index, index_of
+from ..cpu_random import drawn_on_cpu
+from ..generators import set_state
+from ._index import index_of
 from ._surface import Trace, mapped, target
 
 __all__ = ["generator"]
@@ -17,12 +18,12 @@ _BREAK = Trace.BREAK
 
 
 def generator() -> torch.Generator:
-    """The target's default generator; on the CPU that is torch's own."""
+    """The generator that the target's numbers come from; the CPU's is torch's own."""
     device = target()
+    if device.type == "cpu" or drawn_on_cpu():
+        return torch.default_generator
     if device.type == "mps":
         return torch.mps._get_default_mps_generator()
-    if device.type == "cpu":
-        return torch.default_generator
     found: torch.Generator = getattr(torch, device.type).default_generators[device.index or 0]
     return found
 
@@ -59,8 +60,7 @@ def initial_seed() -> int:
 
 @mapped("get_rng_state", "the target's generator", trace=_BREAK)
 def get_rng_state(device: Any = "cuda") -> torch.Tensor:
-    checked_index(device)
-    return generator().get_state()
+    return _generator_at(device).get_state()
 
 
 @mapped("get_rng_state_all", "the target's generator", trace=_BREAK)
@@ -70,8 +70,7 @@ def get_rng_state_all() -> list[torch.Tensor]:
 
 @mapped("set_rng_state", "the target's generator", trace=_BREAK)
 def set_rng_state(new_state: torch.Tensor, device: Any = "cuda") -> None:
-    checked_index(device)
-    _set_state(new_state)
+    set_state(_generator_at(device), new_state)
 
 
 @mapped(
@@ -82,29 +81,19 @@ def set_rng_state(new_state: torch.Tensor, device: Any = "cuda") -> None:
 def set_rng_state_all(new_states: Iterable[torch.Tensor]) -> None:
     for index, state in enumerate(new_states):
         if index == 0:
-            _set_state(state)
+            set_state(generator(), state)
 
 
-def _set_state(state: torch.Tensor) -> None:
-    """Set the state, whatever device it is on and whatever device it was taken from."""
-    into = generator()
-    # `.cpu()` in the program moved it to the target; generators take states from the CPU only.
+def _generator_at(device: Any) -> torch.Generator:
+    """The generator of a device, which torch asks for its index only, whatever its type."""
     with torch._C.DisableTorchFunction():
-        state = state.detach().to("cpu").clone(memory_format=torch.contiguous_format)
-        if state.dtype is not torch.uint8:
-            raise TypeError("RNG state must be a torch.ByteTensor")
-        if state.numel() == into.get_state().numel():
-            into.set_state(state)
-            return
-        # A checkpoint written elsewhere: another kind of generator cannot continue its numbers,
-        # but the run can go on and be repeated.
-        seed = int.from_bytes(bytes(state[:8].tolist()), "little")
-    warn_once(
-        "rng-state",
-        f"The random state of {state.numel()} bytes is not one of {target()}, so a seed made "
-        f"from it is used: expect other random numbers than where it was saved.",
-    )
-    into.manual_seed(seed)
+        if isinstance(device, int):
+            index = torch.device("cuda", device).index
+        else:
+            # `cuda:3` means the one device that there is, wherever it is named.
+            (torch.device(device) if isinstance(device, str) else device).index  # noqa: B018
+            index = 0
+    return torch.cuda.default_generators[index]
 
 
 @mapped("_get_rng_state_offset", "the target's generator, where it has an offset", trace=_BREAK)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ import torch.utils.checkpoint
 
 from ..._patches import Patch
 from ..._spec import parse
+from ..generators import set_state
 from ._streams import Event, Stream
 from ._surface import StandIn, redirection
 
@@ -106,12 +108,46 @@ def _set_rng_state(original: Callable[[torch.Tensor], None]) -> Callable[[torch.
     @functools.wraps(original)
     def set_rng_state(new_state: torch.Tensor) -> None:
         # The program's `.cpu()`, or loading a checkpoint, may have moved it to the target.
-        if redirection() is not None and isinstance(new_state, torch.Tensor):
-            with torch._C.DisableTorchFunction():
-                new_state = new_state.to("cpu")
-        original(new_state)
+        if redirection() is None:
+            return original(new_state)
+        return set_state(torch.default_generator, new_state)
 
     return set_rng_state
+
+
+def _fork_rng(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def fork_rng(
+        devices: Iterable[Any] | None = None,
+        enabled: bool = True,
+        _caller: str = "fork_rng",
+        _devices_kw: str = "devices",
+        device_type: str | None = "cuda",
+    ) -> Any:
+        if redirection() is not None and device_type != "meta" and _stands_for_cuda(device_type):
+            return _forked(devices) if enabled else contextlib.nullcontext()
+        return original(devices, enabled, _caller, _devices_kw, device_type)
+
+    return fork_rng
+
+
+def _asks_for_device_module(function: Callable[..., Any]) -> bool:
+    """Whether a function finds the module of a device by `get_device_module`, which we answer."""
+    return "get_device_module" in inspect.unwrap(function).__code__.co_names
+
+
+@contextlib.contextmanager
+def _forked(devices: Iterable[Any] | None) -> Iterator[None]:
+    """`fork_rng` by the functions of `torch.cuda`, whatever device answers for them."""
+    numbers = list(range(torch.cuda.device_count())) if devices is None else list(devices)
+    on_cpu = torch.get_rng_state()
+    states = [torch.cuda.get_rng_state(device) for device in numbers]
+    try:
+        yield
+    finally:
+        torch.set_rng_state(on_cpu)
+        for device, state in zip(numbers, states, strict=True):
+            torch.cuda.set_rng_state(state, device)
 
 
 class _MpsStates:
@@ -184,6 +220,12 @@ PATCHES: tuple[Patch, ...] = (
     Patch(lambda: torch, "get_device_module", _get_device_module, "gives the target's own module"),
     Patch(lambda: torch, "set_rng_state", _set_rng_state, "a method of C++ that no mode sees"),
     Patch(lambda: torch.random, "set_rng_state", _set_rng_state, "a method of C++ no mode sees"),
+    Patch(
+        lambda: None if _asks_for_device_module(torch.random.fork_rng) else torch.random,
+        "fork_rng",
+        _fork_rng,
+        "in torch 2.11 asks torch.cpu for states, which it does not have",
+    ),
     Patch(
         lambda: torch.utils.checkpoint,
         "_get_device_module",
