@@ -13,7 +13,16 @@ nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["lint", "typecheck", "tests"]
 
 PROJECT = nox.project.load_toml("pyproject.toml")
-SIMULATED = {"TORCHDEVICE_TEST_SIMULATED": "1"}
+SIMULATED = {"TORCHDEVICE_TEST_SIMULATED": "mps"}
+# The other way: programs for MPS on a machine with CUDA.
+SIMULATED_CUDA = {"TORCHDEVICE_TEST_SIMULATED": "cuda"}
+CUDA_TESTS = [
+    "tests/simulate/test_cuda_device.py",
+    "tests/test_function_mode.py",
+    "tests/test_lifecycle.py",
+    "tests/test_policy.py",
+    "tests/test_recovery.py",
+]
 
 
 def install(session: nox.Session, *groups: str) -> None:
@@ -44,6 +53,7 @@ def tests(session: nox.Session) -> None:
         return
     session.run("pytest", *parallel, env=environment)
     session.run("pytest", *parallel, env=environment | SIMULATED)
+    session.run("pytest", *parallel, *CUDA_TESTS, env=environment | SIMULATED_CUDA)
 
 
 @nox.session

@@ -15,10 +15,12 @@ from torchdevice_mode import _active, _override, _patches
 from torchdevice_mode._settings import ENVIRONMENT
 from torchdevice_mode._shims import ALL_PATCHES
 
-SIMULATED = os.environ.get("TORCHDEVICE_TEST_SIMULATED") == "1"
+# The device to simulate: "mps" (or "1") or "cuda"; without it the tests run on what there is.
+_asked = os.environ.get("TORCHDEVICE_TEST_SIMULATED", "")
+SIMULATED = {"1": "mps", "0": ""}.get(_asked, _asked)
 
 if SIMULATED:
-    torchdevice_mode.simulate.load("mps")
+    torchdevice_mode.simulate.load(SIMULATED)
 
 
 def pytest_report_header() -> str:
@@ -32,6 +34,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for kind, present in available.items():
             if item.get_closest_marker(f"needs_{kind}") and not present:
                 item.add_marker(pytest.mark.skip(reason=f"needs a real {kind} device"))
+        if item.get_closest_marker("off_cuda") and available["cuda"]:
+            item.add_marker(pytest.mark.skip(reason="requests for CUDA are CUDA's own here"))
 
 
 # torch sets variables of its own when parts of it are first used; these are ours to leave alone.

@@ -20,7 +20,7 @@ SMALL = (
     "--layers 2 --width 64 --heads 4 --block-size 32 --batch-size 32 --lr 5e-3 --warmup 10 "
     "--steps 60 --eval-every 60 --eval-batches 8 --workers 1 --sample-length 30"
 ).split()
-SIMULATION = ["--simulate", "mps"] if simulate.is_loaded() else []
+SIMULATION = ["--simulate", simulate.loaded_device()] if simulate.is_loaded() else []
 
 
 def train(folder, *options, simulation=SIMULATION):

@@ -32,7 +32,8 @@ FACTORIES = {
     "hann_window": lambda **k: torch.hann_window(4, **k),
     "fftfreq": lambda **k: torch.fft.fftfreq(4, **k),
 }
-REQUESTS = ["cuda", "cuda:1", "xpu", "hpu:0", "npu", torch.device("cuda", 0), 0]
+CUDA_1 = pytest.param("cuda:1", marks=pytest.mark.off_cuda)
+REQUESTS = ["cuda", CUDA_1, "xpu", "hpu:0", "npu", torch.device("cuda", 0), 0]
 
 
 @pytest.mark.parametrize("make", FACTORIES.values(), ids=FACTORIES)
@@ -153,13 +154,23 @@ def test_layers_are_made_on_the_target_by_default_and_on_request(redirected, tar
 
 
 @pytest.mark.parametrize(
-    "arguments", [("cuda",), ("cuda:1",), ("cuda", 0), (0,), ("npu",)], ids=str
+    "arguments",
+    [
+        # A machine with CUDA leaves these as they are, without an index or with its own check.
+        pytest.param(("cuda",), marks=pytest.mark.off_cuda),
+        pytest.param(("cuda:1",), marks=pytest.mark.off_cuda),
+        ("cuda", 0),
+        (0,),
+        ("npu",),
+    ],
+    ids=str,
 )
 def test_a_device_built_under_redirection_is_the_target(redirected, target, arguments):
     assert torch.device(*arguments) == target
     assert torch.zeros(1, device="cuda").device == torch.device(*arguments)
 
 
+@pytest.mark.off_cuda
 def test_a_device_by_keyword(redirected, target):
     assert torch.device(type="cuda", index=1) == target
     assert torch.device("cuda", index=0) == target

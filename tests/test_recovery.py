@@ -17,7 +17,9 @@ from torchdevice_mode import simulate
 from torchdevice_mode._log import forget_warnings
 from torchdevice_mode.errors import TorchDeviceWarning
 
-on_simulated = pytest.mark.skipif(not simulate.is_loaded(), reason="needs the simulated device")
+on_simulated = pytest.mark.skipif(
+    simulate.loaded_device() != "mps", reason="needs the simulated mps device"
+)
 
 
 @pytest.fixture(autouse=True)

@@ -40,4 +40,5 @@ def probe() -> Machine:
 def _simulated() -> frozenset[str]:
     """The simulator is asked only if somebody has imported it."""
     simulate = sys.modules.get("torchdevice_mode.simulate")
-    return frozenset({"mps"}) if simulate is not None and simulate.is_loaded() else frozenset()
+    device = None if simulate is None else simulate.loaded_device()
+    return frozenset() if device is None else frozenset({device})

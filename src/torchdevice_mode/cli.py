@@ -91,7 +91,7 @@ _SETTINGS = (
         help='where random numbers are drawn: "target" (default), or "cpu" for those of a run on '
         "the CPU",
     ),
-    _option("--simulate", metavar="DEVICE", help='simulate DEVICE ("mps") on the CPU'),
+    _option("--simulate", metavar="DEVICE", help='simulate DEVICE ("mps", "cuda") on the CPU'),
 )
 _LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _RUN = (

@@ -27,7 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--torchdevice-simulate",
         default=None,
         metavar="DEVICE",
-        help="simulate DEVICE (mps) on the CPU",
+        help="simulate DEVICE (mps or cuda) on the CPU",
     )
 
 
@@ -61,4 +61,13 @@ def simulated_mps() -> object:
     import torchdevice_mode
 
     torchdevice_mode.simulate.load("mps")
+    return torchdevice_mode.simulate
+
+
+@pytest.fixture
+def simulated_cuda() -> object:
+    """The simulated `cuda` device; once loaded it stays for the process."""
+    import torchdevice_mode
+
+    torchdevice_mode.simulate.load("cuda")
     return torchdevice_mode.simulate

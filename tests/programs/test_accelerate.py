@@ -38,7 +38,9 @@ from accelerate.utils import (  # noqa: E402
     set_seed,
 )
 
-on_simulated = pytest.mark.skipif(not simulate.is_loaded(), reason="needs the simulated device")
+on_simulated = pytest.mark.skipif(
+    simulate.loaded_device() != "mps", reason="needs the simulated mps device"
+)
 
 
 def forget_state() -> None:

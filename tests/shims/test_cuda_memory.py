@@ -148,7 +148,9 @@ def test_the_summary_has_torchs_layout(device, abbreviated, rows):
 
 # --- limits ---------------------------------------------------------------------------------
 
-on_simulated = pytest.mark.skipif(not simulate.is_loaded(), reason="needs the simulated device")
+on_simulated = pytest.mark.skipif(
+    simulate.loaded_device() != "mps", reason="needs the simulated mps device"
+)
 
 
 @pytest.mark.parametrize(

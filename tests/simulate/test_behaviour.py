@@ -15,7 +15,9 @@ import torch
 import torchdevice_mode
 from torchdevice_mode import TorchDeviceWarning, _log, simulate
 
-pytestmark = pytest.mark.skipif(not simulate.is_loaded(), reason="runs on the simulated device")
+pytestmark = pytest.mark.skipif(
+    simulate.loaded_device() != "mps", reason="runs on the simulated mps device"
+)
 
 DEVICE = torch.device("mps", 0)
 

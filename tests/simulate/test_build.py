@@ -19,7 +19,7 @@ from torchdevice_mode.simulate import _build
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the simulated device runs on Linux"),
     pytest.mark.skipif(
-        os.environ.get("TORCHDEVICE_TEST_SIMULATED") == "1", reason="runs in the plain run"
+        bool(os.environ.get("TORCHDEVICE_TEST_SIMULATED")), reason="runs in the plain run"
     ),
 ]
 
@@ -49,7 +49,7 @@ def execute(code: str, **environment: str | Path) -> tuple[int, str, str]:
 def built() -> Path:
     """The compiled device in the user's cache, compiled now if it is not there."""
     try:
-        return _build.library_path()
+        return _build.library_path("mps")
     except SimulatorError as error:
         pytest.skip(str(error))
 
@@ -86,7 +86,7 @@ TOO_LATE = (
     "Something asked torch about MPS before the simulated device was loaded: call simulate.load() "
     "earlier."
 )
-UNKNOWN = "There is no simulated '{}': the device to simulate is 'mps'."
+UNKNOWN = "There is no simulated '{}': the devices to simulate are 'mps' and 'cuda'."
 NOT_LOADED = "The simulated device is not loaded: call simulate.load() first."
 
 
@@ -142,7 +142,7 @@ def test_a_gpu_that_torch_finds_is_named():
     assert failure_of(asked).startswith("torch finds a GPU here and has one accelerator at most")
 
 
-@pytest.mark.parametrize("device", ["cuda", "mps:0", "toaster", ""])
+@pytest.mark.parametrize("device", ["cuda:0", "mps:0", "toaster", ""])
 def test_unknown_device_is_named(device):
     with pytest.raises(SimulatorError) as raised:
         simulate.load(device)
@@ -194,6 +194,45 @@ def test_use_before_loading_says_so(use):
         use()
 
 
+@pytest.mark.parametrize(("first", "second"), [("mps", "cuda"), ("cuda", "mps")])
+def test_a_process_has_one_simulated_device(built, first, second):
+    code = f"from torchdevice_mode import simulate; simulate.load('{first}')\n"
+    assert failure_of(code + f"simulate.load('{second}')") == (
+        f"This process simulates '{first}' and cannot simulate '{second}' as well: use another "
+        "process."
+    )
+
+
+@pytest.mark.parametrize("question", ["pass", "torch.cuda.is_available(); torch.zeros(1).cuda()"])
+def test_a_cpu_build_of_torch_gets_a_cuda_device(built, question):
+    """The device's own tests run in a process of theirs; this is the proof that there is one."""
+    status, out, err = execute(f"""
+        import torch
+        from torchdevice_mode import simulate
+        try:
+            {question}
+        except AssertionError:
+            pass
+        simulate.load("cuda")
+        model = torch.nn.Linear(2, 1).cuda()
+        torch.optim.Adam(model.parameters()).step()
+        model(torch.ones(3, 2, device="cuda")).sum().backward()
+        print(torch.cuda.is_available(), torch.accelerator.current_accelerator(), model.weight.grad)
+    """)
+    assert (status, err) == (0, "")
+    assert out == "True cuda tensor([[3., 3.]], device='cuda:0')\n"
+
+
+def test_a_cuda_build_of_torch_is_not_given_a_simulated_cuda():
+    code = """
+        import torch
+        from torchdevice_mode import simulate
+        torch._C._cuda_getDeviceCount = lambda: 0
+        simulate.load("cuda")
+    """
+    assert failure_of(code).endswith("use a CPU build of torch to simulate it.")
+
+
 # --- building and caching ----------------------------------------------------------------------
 
 
@@ -211,6 +250,8 @@ def test_one_unit_has_every_source(tmp_path, compiler):
     assert execute(LOAD, CXX=compiler, TORCHDEVICE_CACHE=tmp_path / "cache") == (0, "", "")
     included = (tmp_path / "unit.cpp").read_text()
     for source in Path(_build.__file__).parent.glob("*.cpp"):
+        if source.name == "cuda.cpp":
+            continue  # the other device's
         assert f'#include "{source}"\n' in included
 
 

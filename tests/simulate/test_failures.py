@@ -11,7 +11,9 @@ import torch
 
 from torchdevice_mode import SimulatorError, simulate
 
-pytestmark = pytest.mark.skipif(not simulate.is_loaded(), reason="runs on the simulated device")
+pytestmark = pytest.mark.skipif(
+    simulate.loaded_device() != "mps", reason="runs on the simulated mps device"
+)
 
 DEVICE = "mps"
 

@@ -136,8 +136,11 @@ def _name_of_type(context: Context, name: Any, tensor: torch.Tensor) -> Any:
 def pin(
     context: Context, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
-    """`x.pin_memory()`: the tensor itself where no CUDA device would profit from it."""
-    if context.target.type == "cuda":
+    """`x.pin_memory()`: the tensor itself where no CUDA device would profit from it.
+
+    With CUDA as target, what the program asked for on the CPU may be on the GPU already.
+    """
+    if context.target.type == "cuda" and args[0].device.type == "cpu":
         return func(*args, **kwargs)
     return args[0]
 

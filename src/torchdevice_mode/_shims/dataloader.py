@@ -1,7 +1,7 @@
 """DataLoader: no pinning where there is nothing to pin for, and workers that stay on the CPU.
 
-A forked process must not touch the accelerator: on MPS it hangs. So a worker gets its data set
-with accelerator tensors copied to the CPU, and its own requests go to the CPU as well.
+A forked process must not touch the accelerator: on MPS it hangs, CUDA refuses. So a worker gets
+its data set with accelerator tensors copied to the CPU, and its own requests go to the CPU too.
 """
 
 from __future__ import annotations
@@ -43,11 +43,12 @@ def _prepare(initialise: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(initialise)
     def prepare(self: Any, loader: Any) -> None:
         context = current()
-        if context is None or context.target.type == "cuda":
+        if context is None:
             initialise(self, loader)
             return
         # Pinned memory is for CUDA; torch would warn of a wish that the program cannot drop.
-        initialise(self, _Unpinned(loader) if loader.pin_memory else loader)
+        unpinned = loader.pin_memory and context.target.type != "cuda"
+        initialise(self, _Unpinned(loader) if unpinned else loader)
         if self._num_workers and context.target.type != "cpu":
             # Past our own mode, which would move these copies back.
             with torch._C.DisableTorchFunction():

@@ -1,15 +1,16 @@
-"""The simulated accelerator: a real `mps` device on any Linux machine with a C++ compiler.
+"""The simulated accelerator: a real `mps` or `cuda` device on a Linux machine with a compiler.
 
-PyTorch finds the device in the registries that it keeps for its Metal backend, so everything
-above them is PyTorch's own: autograd, modules, optimizers, autocast, `torch.mps`, checkpoints.
-Operators run the CPU's kernels on the device's memory. It fails where Metal fails: no float64,
-no pinned memory, operands on different devices, memory that runs out, operators that are
-missing. It is not fast, and it says nothing about Metal's numerics.
+PyTorch finds the device in the registries that it keeps for its Metal or CUDA backend, so
+everything above them is PyTorch's own: autograd, modules, optimizers, autocast, `torch.mps`,
+checkpoints. Operators run the CPU's kernels on the device's memory. It fails where the device
+fails: no float64 on Metal, operands on different devices, memory that runs out, operators that
+are missing. It is not fast, and it says nothing about the device's numerics.
 
     from torchdevice_mode import simulate
     simulate.load()
 
-Load it before anything asks torch about MPS; it stays for the life of the process.
+Load it before anything asks torch about the device; it stays for the life of the process, which
+has one simulated device.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from dataclasses import dataclass, fields
 from ..errors import SimulatorError
 from ._build import library_path
 from ._compile import compile_without_inductor
-from ._visible import make_visible
+from ._visible import make_storages, make_visible
 
 __all__ = [
     "REAL_GAPS_2_13",
@@ -34,6 +35,7 @@ __all__ = [
     "counting",
     "is_loaded",
     "load",
+    "loaded_device",
     "memory_limit",
     "missing_operators",
 ]
@@ -95,7 +97,9 @@ _COMPOSITE = (
     "CompositeExplicitAutograd",
     "CompositeExplicitAutogradNonFunctional",
 )
+_DEVICES = ("mps", "cuda")
 _library: ctypes.CDLL | None = None
+_device: str | None = None
 _lock = threading.Lock()
 
 
@@ -105,7 +109,7 @@ class Counters:
 
     Attributes:
         synchronizations: How often the host waited: `.item()`, copies to the host, and
-            `torch.mps.synchronize()`.
+            `torch.mps.synchronize()` or `torch.cuda.synchronize()`.
         copies_to_device: Copies from the host.
         copies_from_device: Copies to the host.
         copies_on_device: Copies within the device.
@@ -150,17 +154,25 @@ def load(device: str = "mps") -> None:
     kept in the user's cache directory for this version of torch.
 
     Args:
-        device: `"mps"`, the only device there is to simulate.
+        device: `"mps"` or `"cuda"`; a process has one of them.
 
     Raises:
-        SimulatorError: If the device is another, the platform is not Linux, there is no C++
-            compiler, torch finds a GPU, or it was asked about MPS before.
+        SimulatorError: If the device is another, the process has the other one, the platform is
+            not Linux, there is no C++ compiler, torch finds a GPU, it was asked about MPS before,
+            or it is built for CUDA and the device is `"cuda"`.
     """
-    global _library
-    if device != "mps":
-        raise SimulatorError(f"There is no simulated {device!r}: the device to simulate is 'mps'.")
+    global _library, _device
+    if device not in _DEVICES:
+        raise SimulatorError(
+            f"There is no simulated {device!r}: the devices to simulate are 'mps' and 'cuda'."
+        )
     with _lock:
         if _library is not None:
+            if device != _device:
+                raise SimulatorError(
+                    f"This process simulates {_device!r} and cannot simulate {device!r} as well: "
+                    f"use another process."
+                )
             return
         if sys.platform != "linux":
             raise SimulatorError(
@@ -168,20 +180,34 @@ def load(device: str = "mps") -> None:
                 f"machine's own device, or leave the simulation out."
             )
         _check_no_gpu()
-        library = ctypes.CDLL(str(library_path()))
+        if device == "cuda":
+            _check_cpu_build()
+        library = ctypes.CDLL(str(library_path(device)))
         library.simulated_counter.restype = ctypes.c_int64
         library.simulated_limit_memory.restype = ctypes.c_int64
         library.simulated_limit_memory.argtypes = [ctypes.c_int64]
-        _check_found()
-        make_visible()
-        compile_without_inductor()
+        if device == "cuda":
+            # It derives classes from torch's, so it is imported when torch is there anyway.
+            from . import _cuda
+
+            _cuda.make_visible(library)
+        else:
+            _check_found()
+            make_visible()
+        make_storages(device)
+        compile_without_inductor(device)
         atexit.register(library.simulated_wait_for_autograd)
-        _library = library
+        _library, _device = library, device
 
 
 def is_loaded() -> bool:
-    """Whether this process has the simulated device."""
+    """Whether this process has a simulated device."""
     return _library is not None
+
+
+def loaded_device() -> str | None:
+    """The type of the simulated device that this process has; None if it has none."""
+    return _device
 
 
 def counters() -> Counters:
@@ -206,7 +232,7 @@ def counting() -> Iterator[Counting]:
 
 @contextmanager
 def memory_limit(limit: int) -> Iterator[None]:
-    """Let the device run out of memory beyond a number of bytes, as Metal does.
+    """Let the device run out of memory beyond a number of bytes, as the real one does.
 
     Args:
         limit: Bytes that all tensors of the device together may take.
@@ -221,7 +247,7 @@ def memory_limit(limit: int) -> Iterator[None]:
 
 @contextmanager
 def missing_operators(names: Iterable[str]) -> Iterator[None]:
-    """Take operators away: calling them raises what Metal raises.
+    """Take operators away: calling them raises what the real device raises.
 
     An operator that the device lacks anyway may be named too. Blocks may be nested.
 
@@ -289,6 +315,16 @@ def _check_no_gpu() -> None:
         raise SimulatorError(
             "torch finds a GPU here and has one accelerator at most, so none can be simulated: "
             "set CUDA_VISIBLE_DEVICES to nothing, which hides the GPU."
+        )
+
+
+def _check_cpu_build() -> None:
+    import torch
+
+    if hasattr(torch._C, "_cuda_getDeviceCount"):
+        raise SimulatorError(
+            f"torch {torch.__version__} is built for CUDA, whose place the simulated device would "
+            f"take: use a CPU build of torch to simulate it."
         )
 
 

@@ -18,12 +18,17 @@ __all__ = ["library_path"]
 
 _HERE = Path(__file__).parent
 _SOURCES = ("device.cpp", "events.cpp", "kernels.cpp", "leaving.cpp", "memory.cpp")
+# What differs between devices: a source, and the macro that the others look at.
+_OWN = {"mps": ("mps.cpp", "-DSIMULATE_MPS"), "cuda": ("cuda.cpp", "-DSIMULATE_CUDA")}
 _HEADERS = ("device.h",)
 _FLAGS = ("-std=c++20", "-O2", "-g0", "-shared", "-fPIC", "-w")
 
 
-def library_path() -> Path:
+def library_path(device: str) -> Path:
     """The compiled device, compiled now if it was not before.
+
+    Args:
+        device: `"mps"` or `"cuda"`.
 
     Returns:
         The path of a shared library.
@@ -34,10 +39,12 @@ def library_path() -> Path:
     import torch
 
     key = hashlib.sha256(f"{torch.__version__} {platform.machine()} ".encode())
-    key.update(" ".join(_FLAGS).encode())
-    for name in (*_SOURCES, *_HEADERS):
+    own, macro = _OWN[device]
+    flags, sources = (*_FLAGS, macro), (*_SOURCES, own)
+    key.update(" ".join(flags).encode())
+    for name in (*sources, *_HEADERS):
         key.update((_HERE / name).read_bytes())
-    library = _cache_directory() / f"mps-{key.hexdigest()[:16]}.so"
+    library = _cache_directory() / f"{device}-{key.hexdigest()[:16]}.so"
     if library.exists():
         return library
     try:
@@ -46,7 +53,7 @@ def library_path() -> Path:
             # Another process may be compiling the same; wait for it rather than do it twice.
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not library.exists():
-                _compile(library, Path(torch.__file__).parent)
+                _compile(library, Path(torch.__file__).parent, flags, sources)
     except OSError as error:
         raise SimulatorError(
             f"The simulated device cannot be kept in {library.parent} ({error.strerror}): set "
@@ -76,14 +83,14 @@ def _compiler() -> list[str]:
     )
 
 
-def _compile(library: Path, torch: Path) -> None:
+def _compile(library: Path, torch: Path, flags: tuple[str, ...], sources: tuple[str, ...]) -> None:
     compiler = _compiler()
     # Written beside its place and renamed, so that nobody ever loads half a library.
     handle, name = tempfile.mkstemp(dir=library.parent, suffix=".so")
     os.close(handle)
     command = [
         *compiler,
-        *_FLAGS,
+        *flags,
         f"-I{torch / 'include'}",
         f"-I{torch / 'include/torch/csrc/api/include'}",
         "-x",
@@ -96,7 +103,7 @@ def _compile(library: Path, torch: Path) -> None:
         name,
     ]
     # As one unit, since reading torch's headers takes longer than all that comes after them.
-    unit = "".join(f'#include "{_HERE / source}"\n' for source in _SOURCES)
+    unit = "".join(f'#include "{_HERE / source}"\n' for source in sources)
     result = subprocess.run(command, input=unit, capture_output=True, text=True, check=False)
     if result.returncode != 0:
         Path(name).unlink(missing_ok=True)

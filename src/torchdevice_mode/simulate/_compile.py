@@ -1,4 +1,4 @@
-"""`torch.compile` on the simulated device: Inductor would write Metal shaders for it."""
+"""`torch.compile` on the simulated device: Inductor would write GPU code for it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,16 @@ from .._log import warn_once
 __all__ = ["compile_without_inductor"]
 
 
-def compile_without_inductor() -> None:
+_SHADERS = {"mps": "Metal shaders", "cuda": "Triton kernels"}
+
+
+def compile_without_inductor(device_type: str) -> None:
     """Compile graphs that use the device with `aot_eager` where Inductor is asked for.
 
     The compiler is reached when `torch.compile` first uses it, so nothing of it is imported here.
+
+    Args:
+        device_type: The simulated device.
     """
     import torch
 
@@ -22,13 +28,13 @@ def compile_without_inductor() -> None:
     plain_call = wrapper.__call__
 
     def call(self: Any, model: Any, inputs: Any, **kwargs: Any) -> Any:
-        if not any(device == "mps" for device in _devices(model, inputs)):
+        if not any(device == device_type for device in _devices(model, inputs)):
             return plain_call(self, model, inputs, **kwargs)
         warn_once(
             "simulated-compile",
-            "torch.compile's Inductor writes Metal shaders for mps, which the simulated device "
-            "cannot run, so the graph runs operator by operator: ask for backend='aot_eager' to "
-            "say so in the program, or measure speed on a real device.",
+            f"torch.compile's Inductor writes {_SHADERS[device_type]} for {device_type}, which the "
+            "simulated device cannot run, so the graph runs operator by operator: ask for "
+            "backend='aot_eager' to say so in the program, or measure speed on a real device.",
         )
         return _aot_eager(model, inputs)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["make_visible"]
+__all__ = ["make_storages", "make_visible"]
 
 _NAME = "Simulated MPS"
 _CORES = 8
@@ -23,22 +23,28 @@ def make_visible() -> None:
     }.items():
         if not hasattr(torch._C, name):
             setattr(torch._C, name, lambda value=value: value)
-    _make_storages(torch.UntypedStorage)
 
 
-def _make_storages(storage: type) -> None:
-    """Let `UntypedStorage(..., device="mps")` make one, which C++ does only for its own devices."""
+def make_storages(device_type: str) -> None:
+    """Let `UntypedStorage(..., device=)` make one, which C++ does only for its own devices.
+
+    Args:
+        device_type: The simulated device.
+    """
     import torch
 
-    plain_new = storage.__new__
+    storage = torch.UntypedStorage
+    plain_new: Any = storage.__new__
 
     def new(cls: type, *args: Any, **kwargs: Any) -> Any:
         device = kwargs.get("device")
-        if device is None or torch.device(device).type != "mps":
+        if device is None or torch.device(device).type != device_type:
             return plain_new(cls, *args, **kwargs)
         # On the CPU first: torch checks the arguments, and a sequence gives the bytes.
         made = plain_new(cls, *args, **{**kwargs, "device": "cpu"})
-        on_device = torch.empty(made.nbytes(), dtype=torch.uint8, device="mps").untyped_storage()
+        on_device = torch.empty(
+            made.nbytes(), dtype=torch.uint8, device=device_type
+        ).untyped_storage()
         if args and not isinstance(args[0], int):
             on_device.copy_(made)
         return on_device

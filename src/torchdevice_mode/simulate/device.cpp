@@ -1,28 +1,15 @@
-// The device: allocator, hooks, guard and generator, registered for the real `mps` key.
+// The device: allocator, guard and generator, registered for the key of the real device.
 //
 // Its memory is host memory. PyTorch finds everything here through the registries that it keeps
-// for its own Metal backend, which a Linux build leaves empty.
+// for its own backends, which a CPU build leaves empty.
 
 #include "device.h"
 
 #include <ATen/CPUGeneratorImpl.h>
-#include <ATen/detail/CUDAHooksInterface.h>
-#include <ATen/detail/MPSHooksInterface.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 
 namespace simulated {
-
-void check_dtype(at::ScalarType dtype) {
-  TORCH_CHECK_TYPE(
-      dtype != at::kDouble,
-      "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64. "
-      "Please use float32 instead.");
-  TORCH_CHECK_TYPE(
-      dtype != at::kComplexDouble && !c10::isQIntType(dtype),
-      "Trying to convert ", dtype,
-      " to the MPS backend but it does not have support for that dtype.");
-}
 
 namespace {
 
@@ -42,7 +29,7 @@ struct Allocator final : c10::DeviceAllocator {
     return true;
   }
   void emptyCache(c10::MempoolId_t) override {
-    memory().reserved = memory().allocated.load();
+    empty_cache();
   }
   void recordStream(const c10::DataPtr&, c10::Stream) override {}
   c10::CachingDeviceAllocator::DeviceStats getDeviceStats(c10::DeviceIndex) override {
@@ -68,17 +55,12 @@ struct Allocator final : c10::DeviceAllocator {
   }
 };
 
-Allocator& allocator() {
-  static Allocator* instance = new Allocator();
-  return *instance;
-}
-
 // --- random numbers ---------------------------------------------------------------------------
 
 // Draws what a CPU generator of the same seed draws, so that results can be compared.
 struct GeneratorImpl final : c10::GeneratorImpl {
   explicit GeneratorImpl(at::Generator wrapped)
-      : c10::GeneratorImpl(kDevice, c10::DispatchKeySet(c10::DispatchKey::MPS)),
+      : c10::GeneratorImpl(kDevice, c10::DispatchKeySet(kKey)),
         cpu(std::move(wrapped)) {}
 
   void set_current_seed(uint64_t seed) override {
@@ -110,135 +92,48 @@ struct GeneratorImpl final : c10::GeneratorImpl {
   uint64_t offset = 0;  // kept and given back; a CPU generator has none
 };
 
-at::Generator make_generator() {
-  return at::make_generator<GeneratorImpl>(at::detail::createCPUGenerator());
-}
-
-const at::Generator& default_generator() {
-  static auto* generator = new at::Generator(make_generator());
-  return *generator;
-}
-
-// --- hooks ------------------------------------------------------------------------------------
-
-struct MPSHooks final : at::MPSHooksInterface {
-  explicit MPSHooks(at::MPSHooksArgs = {}) {}
-
-  bool isBuilt() const override {
-    return true;
-  }
-  bool isAvailable() const override {
-    return true;
-  }
-  void init() const override {}
-  bool hasMPS() const override {
-    return true;
-  }
-  bool isOnMacOSorNewer(unsigned, unsigned) const override {
-    return true;
-  }
-  bool hasPrimaryContext(c10::DeviceIndex) const override {
-    return true;
-  }
-  c10::DeviceIndex deviceCount() const override {
-    return 1;
-  }
-  void setCurrentDevice(c10::DeviceIndex) const override {}
-  c10::DeviceIndex getCurrentDevice() const override {
-    return 0;
-  }
-  c10::DeviceIndex exchangeDevice(c10::DeviceIndex) const override {
-    return 0;
-  }
-  c10::DeviceIndex maybeExchangeDevice(c10::DeviceIndex) const override {
-    return 0;
-  }
-  c10::Device getDeviceFromPtr(void*) const override {
-    return kDevice;
-  }
-  const at::Generator& getDefaultGenerator(c10::DeviceIndex) const override {
-    return default_generator();
-  }
-  at::Generator getNewGenerator(c10::DeviceIndex) const override {
-    return make_generator();
-  }
-  c10::Allocator* getMPSDeviceAllocator() const override {
-    return &allocator();
-  }
-  void deviceSynchronize() const override {
-    counters().synchronizations++;
-  }
-  void commitStream() const override {}
-  void emptyCache() const override {
-    allocator().emptyCache({0, 0});
-  }
-  size_t getCurrentAllocatedMemory() const override {
-    return memory().allocated;
-  }
-  size_t getDriverAllocatedMemory() const override {
-    return memory().reserved;
-  }
-  size_t getRecommendedMaxMemory() const override {
-    return memory().device_size();
-  }
-  void setMemoryFraction(double ratio) const override {
-    memory().fraction = ratio;
-  }
-  c10::Allocator* getPinnedMemoryAllocator() const override {
-    TORCH_CHECK(false, "Cannot pin memory: the simulated MPS device has no pinned memory");
-  }
-  void profilerStartTrace(const std::string&, bool) const override {}
-  void profilerStopTrace() const override {}
-
-  uint32_t acquireEvent(bool enable_timing) const override {
-    return acquire_event(enable_timing);
-  }
-  void releaseEvent(uint32_t event) const override {
-    release_event(event);
-  }
-  void recordEvent(uint32_t event) const override {
-    record_event(event);
-  }
-  void waitForEvent(uint32_t) const override {}
-  void synchronizeEvent(uint32_t) const override {
-    counters().synchronizations++;
-  }
-  bool queryEvent(uint32_t event) const override {
-    return query_event(event);
-  }
-  double elapsedTimeOfEvents(uint32_t start, uint32_t end) const override {
-    return elapsed_milliseconds(start, end);
-  }
-};
-
 // --- guard ------------------------------------------------------------------------------------
 
-// One device and one stream, on which work is done by the time a call returns.
+// CUDA's streams are names: work is done by the time a call returns. Metal has one.
+thread_local c10::StreamId selected = 0;
+std::atomic<c10::StreamId> last_stream{31};
+
+c10::Stream stream_of(c10::StreamId id) {
+  return c10::Stream(c10::Stream::UNSAFE, kDevice, id);
+}
+
+// One device.
 struct Guard final : c10::impl::DeviceGuardImplInterface {
   c10::DeviceType type() const override {
-    return c10::DeviceType::MPS;
+    return kType;
   }
-  c10::Device exchangeDevice(c10::Device) const override {
+  c10::Device exchangeDevice(c10::Device device) const override {
+    check_index(device);
     return kDevice;
   }
   c10::Device getDevice() const override {
     return kDevice;
   }
   void setDevice(c10::Device device) const override {
-    TORCH_CHECK(device.is_mps(), "Expected a MPS device, but got ", device);
+    TORCH_CHECK(
+        device.type() == kType, "Expected a ", kName, " device, but got ", device);
+    check_index(device);
   }
   void uncheckedSetDevice(c10::Device) const noexcept override {}
   c10::Stream getStream(c10::Device) const override {
-    return c10::Stream(c10::Stream::DEFAULT, kDevice);
+    return stream_of(selected);
   }
   c10::Stream getDefaultStream(c10::Device) const override {
-    return c10::Stream(c10::Stream::DEFAULT, kDevice);
+    return stream_of(0);
   }
-  c10::Stream exchangeStream(c10::Stream) const override {
-    return c10::Stream(c10::Stream::DEFAULT, kDevice);
+  c10::Stream exchangeStream(c10::Stream stream) const override {
+    return stream_of(kIsCuda ? std::exchange(selected, stream.id()) : 0);
   }
   c10::Stream getNewStream(c10::Device, int) const override {
-    return c10::Stream(c10::Stream::DEFAULT, kDevice);
+    return stream_of(kIsCuda ? ++last_stream : 0);
+  }
+  c10::Stream getStreamFromGlobalPool(c10::Device device, bool) const override {
+    return getNewStream(device, 0);
   }
   // An event is made when it is first recorded; the pointer carries its number.
   void record(
@@ -265,7 +160,10 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
     return elapsed_milliseconds(number(start), number(end));
   }
   c10::DeviceCapability getDeviceCapability(c10::Device) const override {
-    c10::DeviceCapability capability;
+    c10::DeviceCapability capability;  // of everything
+    if constexpr (kIsCuda) {
+      return capability;
+    }
     capability.capability_data.capability_bits = 0;
     for (auto index :
          {c10::kIndex_Byte, c10::kIndex_Char, c10::kIndex_Short, c10::kIndex_Int, c10::kIndex_Long,
@@ -299,40 +197,38 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
 };
 
 const bool allocator_registered = [] {
-  c10::SetAllocator(c10::DeviceType::MPS, &allocator());
+  c10::SetAllocator(kType, &allocator());
   return true;
 }();
 
 } // namespace
 
+c10::DeviceAllocator& allocator() {
+  static Allocator* instance = new Allocator();
+  return *instance;
+}
+
+at::Generator make_generator() {
+  return at::make_generator<GeneratorImpl>(at::detail::createCPUGenerator());
+}
+
+const at::Generator& default_generator() {
+  static auto* generator = new at::Generator(make_generator());
+  return *generator;
+}
+
 at::Generator cpu_generator(const std::optional<at::Generator>& generator) {
   const at::Generator& given =
       generator.has_value() && generator->defined() ? *generator : default_generator();
   TORCH_CHECK(
-      given.device().type() == c10::DeviceType::MPS,
-      "Expected a 'mps' device type for generator but found '", given.device().type(), "'");
+      given.device().type() == kType,
+      "Expected a '", kType, "' device type for generator but found '", given.device().type(), "'");
   return static_cast<GeneratorImpl*>(given.unsafeGetGeneratorImpl())->cpu;
 }
 
-C10_REGISTER_GUARD_IMPL(MPS, Guard);
-
-// torch has one accelerator, and a build for CUDA takes CUDA for it, GPU or not. Its hooks have no
-// members; without a GPU they are made those of a build that has no CUDA, as it is on a Mac.
-const bool cuda_is_left_out = [] {
-  auto& hooks = const_cast<at::CUDAHooksInterface&>(at::detail::getCUDAHooks());
-  if (hooks.isBuilt() && !hooks.hasCUDA()) {
-    new (&hooks) at::CUDAHooksInterface();
-  }
-  return true;
-}();
+C10_REGISTER_GUARD_IMPL(SIMULATED, Guard);
 
 } // namespace simulated
-
-namespace at {
-// The registry lives in this namespace and looks the class up by this name.
-using simulated::MPSHooks;
-REGISTER_MPS_HOOKS(MPSHooks);
-} // namespace at
 
 // --- what Python calls ------------------------------------------------------------------------
 

@@ -9,9 +9,29 @@
 #include <atomic>
 #include <cstdint>
 
+// The device that this library simulates; the keys have the names that its type has.
+#ifdef SIMULATE_CUDA
+#define SIMULATED CUDA
+#define SIMULATED_AUTOGRAD AutogradCUDA
+#else
+#define SIMULATED MPS
+#define SIMULATED_AUTOGRAD AutogradMPS
+#endif
+
 namespace simulated {
 
-inline const c10::Device kDevice{c10::DeviceType::MPS, 0};
+#ifdef SIMULATE_CUDA
+inline constexpr bool kIsCuda = true;
+inline constexpr const char* kName = "CUDA";
+inline constexpr auto kSparseKey = c10::DispatchKey::SparseCUDA;
+#else
+inline constexpr bool kIsCuda = false;
+inline constexpr const char* kName = "MPS";
+inline constexpr auto kSparseKey = c10::DispatchKey::SparseMPS;
+#endif
+inline constexpr auto kType = c10::DeviceType::SIMULATED;
+inline constexpr auto kKey = c10::DispatchKey::SIMULATED;
+inline const c10::Device kDevice{kType, 0};
 
 // The order is the one of `COUNTERS` in __init__.py.
 struct Counters {
@@ -43,21 +63,27 @@ struct Memory {
 };
 Memory& memory();
 
-// Raises for a block that no device has, before the host is asked for it.
-void check_size(size_t bytes);
-
-// Accounts for bytes, or raises the error that Metal's allocator raises.
+// Accounts for bytes, or raises the error that the device's allocator raises.
 void take(size_t bytes);
 void give_back(size_t bytes);
+void empty_cache();
+
+// Whether the process is a fork of one that used the device.
+bool in_bad_fork();
+
+// Bytes as people read them: "1.50 MiB".
+std::string readable(int64_t bytes);
+
 
 // Host memory that a CPU kernel made, as device memory: no copy, but accounted for.
 c10::DataPtr as_device_memory(c10::Storage made_on_cpu);
 
+c10::DeviceAllocator& allocator();
+const at::Generator& default_generator();
+at::Generator make_generator();
+
 // The CPU generator inside a generator of the device; the default one for none.
 at::Generator cpu_generator(const std::optional<at::Generator>& generator);
-
-// Raises what Metal raises for a dtype that it lacks.
-void check_dtype(at::ScalarType dtype);
 
 // Events by their number.
 uint32_t acquire_event(bool timed);
@@ -65,5 +91,26 @@ void release_event(uint32_t id);
 void record_event(uint32_t id);
 bool query_event(uint32_t id);
 double elapsed_milliseconds(uint32_t start_id, uint32_t end_id);
+
+// --- what differs between devices: mps.cpp and cuda.cpp ---------------------------------------
+
+// Raises for a dtype that the device lacks.
+void check_dtype(at::ScalarType dtype);
+
+// Raises for a device that is not there.
+void check_index(c10::Device device);
+
+// Raises for a block that no device has, before the host is asked for it.
+void check_size(size_t bytes);
+
+// What a block takes in the device's memory, and what is held from the system for all blocks.
+int64_t block_size(int64_t bytes);
+int64_t held_for(int64_t allocated);
+
+[[noreturn]] void raise_out_of_memory(int64_t wanted, int64_t allocated, int64_t limit);
+[[noreturn]] void raise_in_forked_child();
+
+// Raises for two events that the device would not compare.
+void check_elapsed(bool timed, bool recorded, bool in_order, uint32_t start_id, uint32_t end_id);
 
 } // namespace simulated

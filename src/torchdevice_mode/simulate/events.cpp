@@ -60,16 +60,13 @@ bool query_event(uint32_t id) {
 }
 
 double elapsed_milliseconds(uint32_t start_id, uint32_t end_id) {
-  counters().synchronizations++;  // as Metal does, before it looks at the times
+  counters().synchronizations++;  // as a device does, before it looks at the times
   std::lock_guard<std::mutex> guard(lock);
   const Event& start = find(start_id);
   const Event& end = find(end_id);
-  TORCH_CHECK(
-      start.timed && end.timed && start.recorded && end.recorded,
-      "Events were not created with argument 'enable_timing=True'");
-  TORCH_CHECK(
-      end.when > start.when, "End event ", end_id, " was not recorded after start event ",
-      start_id);
+  check_elapsed(
+      start.timed && end.timed, start.recorded && end.recorded, end.when > start.when, start_id,
+      end_id);
   return std::chrono::duration<double, std::milli>(end.when - start.when).count();
 }
 

@@ -8,6 +8,7 @@
 #include "device.h"
 
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/core/enum_tag.h>
 #include <ATen/core/ivalue.h>
 #include <ATen/native/SparseTensorUtils.h>
 #include <ATen/native/TensorFactories.h>
@@ -27,7 +28,7 @@ using c10::IValue;
 using torch::jit::Stack;
 
 bool on_device(const at::Tensor& tensor) {
-  return tensor.defined() && tensor.device().type() == c10::DeviceType::MPS;
+  return tensor.defined() && tensor.device().type() == kType;
 }
 
 // --- tensors there and back -------------------------------------------------------------------
@@ -71,12 +72,12 @@ class Borrowed {
     check_dtype(cpu.scalar_type());
     if (cpu.is_sparse()) {
       at::Tensor result = at::detail::make_tensor<at::SparseTensorImpl>(
-          c10::DispatchKeySet(c10::DispatchKey::SparseMPS), cpu.dtype());
+          c10::DispatchKeySet(kSparseKey), cpu.dtype());
       copy_sparse(cpu, result, [this](const at::Tensor& part) { return as_device(part); });
       return result;
     }
     TORCH_CHECK_NOT_IMPLEMENTED(
-        cpu.layout() == c10::kStrided, "The simulated MPS device has no ", cpu.layout(), " tensors");
+        cpu.layout() == c10::kStrided, "The simulated ", kName, " device has no ", cpu.layout(), " tensors");
     auto lent = lent_.find(cpu.storage().unsafeGetStorageImpl());
     c10::Storage storage = lent != lent_.end()
         ? lent->second.device
@@ -89,7 +90,7 @@ class Borrowed {
       outside.emplace(false);
     }
     at::Tensor result = at::detail::make_tensor<c10::TensorImpl>(
-        std::move(storage), c10::DispatchKeySet(c10::DispatchKey::MPS), cpu.dtype());
+        std::move(storage), c10::DispatchKeySet(kKey), cpu.dtype());
     copy_geometry(cpu, result);
     return result;
   }
@@ -136,7 +137,7 @@ class Borrowed {
         const size_t bytes = cpu.nbytes();
         device = c10::Storage(c10::make_intrusive<c10::StorageImpl>(
             c10::StorageImpl::use_byte_size_t(), bytes, as_device_memory(cpu),
-            c10::GetAllocator(c10::DeviceType::MPS), /*resizable=*/true));
+            c10::GetAllocator(kType), /*resizable=*/true));
       }
       return device;
     }
@@ -303,7 +304,8 @@ const std::map<std::string, Stand_in>& stand_ins() {
 }
 
 void check_same_device(
-    const c10::FunctionSchema& schema, const c10::Argument& argument, const at::Tensor& tensor) {
+    const c10::OperatorHandle& op, const c10::Argument& argument, const at::Tensor& tensor) {
+  const auto& schema = op.schema();
   // A CPU scalar may meet tensors of any device.
   if (!tensor.defined() || tensor.device().type() != c10::DeviceType::CPU || tensor.dim() == 0) {
     return;
@@ -312,11 +314,16 @@ void check_same_device(
   if (allowed != cpu_arguments().end() && allowed->second.count(argument.name())) {
     return;
   }
+  // CUDA checks the operands of elementwise operators all at once.
+  TORCH_CHECK(
+      !kIsCuda || !op.hasTag(at::Tag::pointwise),
+      "Expected all tensors to be on the same device, but found at least two devices, ", kDevice,
+      " and cpu!");
   TORCH_CHECK(
       false,
       "Expected all tensors to be on the same device, but got ", argument.name(),
-      " is on cpu, different from other tensors on mps:0 (when checking argument in method "
-      "wrapper_MPS_", schema.name().substr(6), ")");
+      " is on cpu, different from other tensors on ", kDevice,
+      " (when checking argument in method wrapper_", kName, "_", schema.name().substr(6), ")");
 }
 
 void run_on_host(const c10::OperatorHandle& op, Stack* stack, c10::DispatchKey key) {
@@ -339,7 +346,7 @@ void run_on_host(const c10::OperatorHandle& op, Stack* stack, c10::DispatchKey k
       value = cpu_generator(value.toOptional<at::Generator>());
     } else {
       value = converted(value, [&](const at::Tensor& tensor) {
-        check_same_device(schema, argument, tensor);
+        check_same_device(op, argument, tensor);
         return borrowed.as_cpu(tensor);
       });
     }
@@ -406,6 +413,7 @@ void sparse_kernel(const c10::OperatorHandle& op, c10::DispatchKeySet, Stack* st
   run_on_host(op, stack, c10::DispatchKey::SparseCPU);
 }
 
+#ifndef SIMULATE_CUDA
 // What Metal's fallback says of an operator that it has no kernel for.
 void missing(const c10::OperatorHandle& op, c10::DispatchKeySet, Stack*) {
   TORCH_CHECK_NOT_IMPLEMENTED(
@@ -418,6 +426,11 @@ void missing(const c10::OperatorHandle& op, c10::DispatchKeySet, Stack*) {
       "fallback for this op. WARNING: this will be slower than running natively on MPS.");
 }
 
+TORCH_LIBRARY_IMPL(_, MPS, m) {
+  m.fallback(torch::CppFunction::makeFromBoxedFunction<&missing>());
+}
+#endif
+
 // --- kernels that are the device's own --------------------------------------------------------
 
 at::Tensor empty_memory_format(
@@ -426,10 +439,11 @@ at::Tensor empty_memory_format(
     std::optional<bool> pin_memory, std::optional<c10::MemoryFormat> format) {
   const auto scalar_type = c10::dtype_or_default(dtype);
   check_dtype(scalar_type);
+  check_index(device.value_or(kDevice));
   TORCH_CHECK(!pin_memory.value_or(false), "Only dense CPU tensors can be pinned");
   return at::detail::empty_generic(
-      C10_AS_INTARRAYREF_SLOW(size), c10::GetAllocator(c10::DeviceType::MPS),
-      c10::DispatchKeySet(c10::DispatchKey::MPS), scalar_type, format);
+      C10_AS_INTARRAYREF_SLOW(size), c10::GetAllocator(kType),
+      c10::DispatchKeySet(kKey), scalar_type, format);
 }
 
 at::Tensor empty_strided(
@@ -438,10 +452,11 @@ at::Tensor empty_strided(
     std::optional<bool> pin_memory) {
   const auto scalar_type = c10::dtype_or_default(dtype);
   check_dtype(scalar_type);
+  check_index(device.value_or(kDevice));
   TORCH_CHECK(!pin_memory.value_or(false), "Only dense CPU tensors can be pinned");
   return at::detail::empty_strided_generic(
       C10_AS_INTARRAYREF_SLOW(size), C10_AS_INTARRAYREF_SLOW(stride),
-      c10::GetAllocator(c10::DeviceType::MPS), c10::DispatchKeySet(c10::DispatchKey::MPS),
+      c10::GetAllocator(kType), c10::DispatchKeySet(kKey),
       scalar_type);
 }
 
@@ -455,7 +470,7 @@ at::Tensor efficient_zeros(
   at::native::ZeroTensorAllocator no_memory(kDevice);
   return at::detail::empty_generic(
       C10_AS_INTARRAYREF_SLOW(size), &no_memory,
-      c10::DispatchKeySet(c10::DispatchKey::MPS) | c10::DispatchKeySet(c10::DispatchKey::ZeroTensor),
+      c10::DispatchKeySet(kKey) | c10::DispatchKeySet(c10::DispatchKey::ZeroTensor),
       scalar_type, std::nullopt);
 }
 
@@ -517,7 +532,7 @@ at::Tensor& set_tensor(at::Tensor& self, const at::Tensor& source) {
 
 at::Tensor& set_nothing(at::Tensor& self) {
   c10::Storage nothing(
-      c10::Storage::use_byte_size_t(), 0, c10::GetAllocator(c10::DeviceType::MPS), true);
+      c10::Storage::use_byte_size_t(), 0, c10::GetAllocator(kType), true);
   return set_storage(self, std::move(nothing), 0, {0}, {});
 }
 
@@ -535,11 +550,11 @@ at::Tensor attention(
       query, key, value, added, dropout, is_causal, std::nullopt, scale, enable_gqa));
 }
 
-TORCH_LIBRARY_IMPL(aten, AutogradMPS, m) {
+TORCH_LIBRARY_IMPL(aten, SIMULATED_AUTOGRAD, m) {
   m.impl("scaled_dot_product_attention", attention);
 }
 
-TORCH_LIBRARY_IMPL(aten, MPS, m) {
+TORCH_LIBRARY_IMPL(aten, SIMULATED, m) {
   m.impl("scaled_dot_product_attention", attention);
   m.impl("empty.memory_format", empty_memory_format);
   m.impl("empty_strided", empty_strided);
@@ -551,10 +566,6 @@ TORCH_LIBRARY_IMPL(aten, MPS, m) {
   m.impl("set_.source_Storage_storage_offset", set_storage);
   m.impl("set_.source_Tensor", set_tensor);
   m.impl("set_", set_nothing);
-}
-
-TORCH_LIBRARY_IMPL(_, MPS, m) {
-  m.fallback(torch::CppFunction::makeFromBoxedFunction<&missing>());
 }
 
 // --- registration, operator by operator -------------------------------------------------------
@@ -569,21 +580,22 @@ void add(const c10::OperatorName& name) {
   registrations().insert_or_assign(
       name,
       c10::Dispatcher::singleton().registerImpl(
-          name, c10::DispatchKey::MPS, c10::KernelFunction::makeFromBoxedFunction<&kernel>(),
-          std::nullopt, nullptr, "simulated MPS kernel"));
+          name, kKey, c10::KernelFunction::makeFromBoxedFunction<&kernel>(),
+          std::nullopt, nullptr, "simulated kernel"));
 }
 
-// Composites that pick a kernel by the device's type, of which a Linux build has none for MPS.
+// Composites that pick a kernel by the device's type, of which a CPU build has none for others.
 bool looks_up_kernel(const std::string& name) {
-  return name == "aten::conj_physical_";
+  return name == "aten::conj_physical_" ||
+      (kIsCuda && (name == "aten::convolution" || name == "aten::convolution_backward"));
 }
 
 void add_sparse(const c10::OperatorName& name) {
   static auto* handles = new std::vector<c10::RegistrationHandleRAII>();  // leaked, as above
   handles->push_back(c10::Dispatcher::singleton().registerImpl(
-      name, c10::DispatchKey::SparseMPS,
+      name, kSparseKey,
       c10::KernelFunction::makeFromBoxedFunction<&sparse_kernel>(), std::nullopt, nullptr,
-      "simulated sparse MPS kernel"));
+      "simulated sparse kernel"));
 }
 
 const bool registered = [] {
@@ -594,10 +606,10 @@ const bool registered = [] {
       continue;
     }
     if (op->hasKernelForDispatchKey(c10::DispatchKey::SparseCPU) &&
-        !op->hasKernelForDispatchKey(c10::DispatchKey::SparseMPS)) {
+        !op->hasKernelForDispatchKey(kSparseKey)) {
       add_sparse(name);
     }
-    if (op->hasKernelForDispatchKey(c10::DispatchKey::MPS)) {
+    if (op->hasKernelForDispatchKey(kKey)) {
       continue;
     }
     if (op->hasKernelForDispatchKey(c10::DispatchKey::CPU) || stand_ins().count(name.name) ||

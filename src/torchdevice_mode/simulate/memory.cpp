@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <sstream>
+#include <string>
 
 #include <pthread.h>
 #include <unistd.h>
@@ -28,9 +29,12 @@ Memory& memory() {
 
 namespace {
 
+bool used = !kIsCuda;  // Metal's process has the device from its start on
 bool in_forked_child = false;
 const bool watching_forks =
-    pthread_atfork(nullptr, nullptr, [] { in_forked_child = true; }) == 0;
+    pthread_atfork(nullptr, nullptr, [] { in_forked_child = in_forked_child || used; }) == 0;
+
+} // namespace
 
 std::string readable(int64_t bytes) {
   const char* units[] = {"bytes", "KiB", "MiB", "GiB"};
@@ -46,6 +50,8 @@ std::string readable(int64_t bytes) {
   return text.str();
 }
 
+namespace {
+
 void raise(std::atomic<int64_t>& highest, int64_t value) {
   int64_t seen = highest.load();
   while (seen < value && !highest.compare_exchange_weak(seen, value)) {
@@ -54,19 +60,18 @@ void raise(std::atomic<int64_t>& highest, int64_t value) {
 
 } // namespace
 
-void check_size(size_t bytes) {
-  const auto size = static_cast<int64_t>(bytes);
-  TORCH_CHECK(size >= 0 && size < memory().host, "Invalid buffer size: ", readable(size));
+bool in_bad_fork() {
+  return in_forked_child;
 }
 
 void take(size_t bytes) {
-  TORCH_CHECK(
-      !in_forked_child,
-      "Cannot use the simulated MPS device in a forked subprocess: real MPS hangs there. To use "
-      "the device with multiprocessing, you must use the 'spawn' start method");
+  if (in_forked_child) {
+    raise_in_forked_child();
+  }
+  used = true;
   auto& m = memory();
-  const auto size = static_cast<int64_t>(bytes);
   check_size(bytes);
+  const int64_t size = block_size(static_cast<int64_t>(bytes));
   const double fraction = m.fraction;
   const int64_t limit = fraction > 0
       ? std::max<int64_t>(1, static_cast<int64_t>(fraction * static_cast<double>(m.device_size())))
@@ -74,23 +79,21 @@ void take(size_t bytes) {
   const int64_t before = m.allocated.fetch_add(size);
   if (limit > 0 && before + size > limit) {
     m.allocated -= size;
-    TORCH_CHECK(
-        false,
-        "MPS backend out of memory (MPS allocated: ", readable(before),
-        ", other allocations: ", readable(0), ", max allowed: ", readable(limit),
-        "). Tried to allocate ", readable(size),
-        " on private pool. Use PYTORCH_MPS_HIGH_WATERMARK_RATIO=0.0 to disable upper limit for "
-        "memory allocations (may cause system failure).");
+    raise_out_of_memory(static_cast<int64_t>(bytes), before, limit);
   }
   counters().allocations++;
   raise(m.peak_allocated, before + size);
-  raise(m.reserved, before + size);
+  raise(m.reserved, held_for(before + size));
   raise(m.peak_reserved, m.reserved);
 }
 
 void give_back(size_t bytes) {
-  memory().allocated -= static_cast<int64_t>(bytes);
+  memory().allocated -= block_size(static_cast<int64_t>(bytes));
   counters().frees++;
+}
+
+void empty_cache() {
+  memory().reserved = held_for(memory().allocated);
 }
 
 namespace {
@@ -116,3 +119,12 @@ c10::DataPtr as_device_memory(c10::Storage made_on_cpu) {
 }
 
 } // namespace simulated
+
+extern "C" int simulated_in_bad_fork() {
+  return simulated::in_bad_fork() ? 1 : 0;
+}
+
+// A process that forks from here on leaves its children without the device.
+extern "C" void simulated_start() {
+  simulated::used = true;
+}
