@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 from pathlib import Path
@@ -135,6 +136,7 @@ ALLOCATING = {
 
 @pytest.mark.parametrize("allocate", ALLOCATING.values(), ids=ALLOCATING)
 def test_memory_runs_out_wherever_it_is_taken(allocate):
+    gc.collect()  # what earlier tests left must not go meanwhile
     x = ones(2 * MIB, dtype=torch.uint8)
     before = torch.mps.current_allocated_memory()
     with simulate.memory_limit(before + MIB):
