@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-if os.environ.get("TORCHDEVICE_TEST_SIMULATED") != "1":
+if os.environ.get("TORCHDEVICE_TEST_SIMULATED") not in ("1", "mps"):
     pytest.skip("the device is not simulated in this run", allow_module_level=True)
 
 from torch.testing._internal.opinfo.core import OpInfo
