@@ -7,8 +7,6 @@ import contextlib
 import pytest
 import torch
 
-import torchdevice_mode
-
 pytestmark = pytest.mark.usefixtures("redirected")
 
 
@@ -121,27 +119,3 @@ def test_a_storage_is_made_on_the_target(target):
     assert torch.UntypedStorage(4, device="cuda").device.type == target.type
     assert torch.UntypedStorage(4, device="meta").device.type == "meta"
     assert torch.UntypedStorage([1, 2]).tolist() == [1, 2]
-
-
-ACCELERATOR = {
-    "is_available": lambda: torch.accelerator.is_available(),
-    "device_count": lambda: torch.accelerator.device_count(),
-    "current_accelerator": lambda: torch.accelerator.current_accelerator(check_available=True),
-}
-
-
-@pytest.mark.parametrize("ask", ACCELERATOR.values(), ids=ACCELERATOR)
-def test_an_accelerator_is_only_there_where_the_machine_has_it(ask):
-    assert torch.cuda.is_available()
-    with torchdevice_mode.native():
-        plain = ask()
-    assert ask() == plain
-
-
-def test_asking_for_an_accelerator_stays_in_the_graph():
-    def add(x):
-        return x + torch.accelerator.is_available()
-
-    x = torch.zeros(2)
-    compiled = torch.compile(add, fullgraph=True, backend="eager")
-    assert torch.equal(compiled(x), add(x))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from .._patches import Hook, Patch
 from . import (
+    accelerator,
     amp,
     autograd,
     backends,
@@ -30,6 +31,7 @@ __all__ = ["ALL_PATCHES", "SURFACES"]
 ALL_PATCHES: tuple[Patch | Hook, ...] = (
     *cuda.PATCHES,
     *backends.PATCHES,
+    *accelerator.PATCHES,
     *amp.PATCHES,
     *generators.PATCHES,
     *generic.PATCHES,
@@ -45,5 +47,10 @@ ALL_PATCHES: tuple[Patch | Hook, ...] = (
     *warn.PATCHES,
 )
 
-SURFACES: tuple[Surface, ...] = (cuda.CUDA, backends.CUDA_LIBRARIES, backends.CUDNN)
+SURFACES: tuple[Surface, ...] = (
+    cuda.CUDA,
+    backends.CUDA_LIBRARIES,
+    backends.CUDNN,
+    accelerator.ACCELERATOR,
+)
 """The tables of modules of torch that are answered name by name."""

@@ -58,10 +58,6 @@ _PYTHON_FUNCTIONS = (
     ("torch.nested", "as_nested_tensor"),
     ("torch.nested", "nested_tensor_from_jagged"),
     ("torch", "from_dlpack"),
-    ("torch.accelerator", "synchronize"),
-    ("torch.accelerator", "current_stream"),
-    ("torch.accelerator", "set_device_index"),
-    ("torch.accelerator", "set_device_idx"),
 )
 
 
