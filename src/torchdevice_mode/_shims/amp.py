@@ -21,6 +21,7 @@ from .._active import current
 from .._context import Context
 from .._log import warn_once
 from .._patches import Hook, Patch
+from ._decorators import read_enabled
 
 __all__ = ["PATCHES"]
 
@@ -53,14 +54,20 @@ def _redirected(device_type: Any, frame: types.FrameType | None) -> str | None:
 
 def _redirected_in(context: Context, device_type: str, frame: types.FrameType | None) -> str | None:
     # `device_for` names a device also where it changes nothing; autocast wants a bare type.
-    if device_type == context.target.type or ":" in device_type:
+    if device_type in (context.target.type, "cpu:-1"):
         return None
     device = context.device_for(device_type, frame)
     return None if device is None or device.type == device_type else device.type
 
 
 def _caller() -> types.FrameType | None:
-    return None if torch.compiler.is_compiling() else sys._getframe(2)
+    """The frame that called the replacement which calls this; none while compiling."""
+    if torch.compiler.is_compiling():
+        return None
+    frame: types.FrameType | None = sys._getframe(2)
+    if frame is not None and frame.f_globals.get("__name__") in _SUBCLASSES:
+        frame = frame.f_back
+    return frame
 
 
 def _in_place_of(original: Callable[..., Any]) -> Callable[[_F], _F]:
@@ -121,8 +128,6 @@ def _autocast_init(original: Callable[..., None]) -> Callable[..., None]:
         cache_enabled: bool | None = None,
     ) -> None:
         frame = _caller()
-        if frame is not None and frame.f_globals.get("__name__") in _SUBCLASSES:
-            frame = frame.f_back
         given = _redirected(device_type, frame)
         if given is None:
             return original(self, device_type, dtype, enabled, cache_enabled)
@@ -142,31 +147,59 @@ def _autocast_enter(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def __enter__(self: Any) -> Any:  # noqa: N807 - it replaces one
         context = current()
-        asked = getattr(self, "_asked_device", None)
-        if context is not None and asked is None and self.device == "cuda":
-            given = _redirected_in(context, "cuda", _caller())
+        if context is not None and not hasattr(self, "_asked_device") and self.device == "cuda":
+            frame = _caller()
+            given = _redirected_in(context, "cuda", frame)
             if given is not None:
-                _adopt_early(self, given)
+                region = _for_early(self, frame)
+                vars(self).setdefault("_entered_for", []).append(region)
+                region.__enter__()
+                return self
         return original(self)
 
     return __enter__
 
 
-def _adopt_early(instance: Any, device_type: str) -> None:
-    """An autocast that plain torch made for CUDA, most often as a decorator at import."""
-    instance.device = device_type
-    instance._asked_device = "cuda"
-    if instance._enabled:
-        instance.fast_dtype = _usable_dtype("cuda", device_type, instance.fast_dtype)
-    else:
-        # torch switched it off for want of CUDA, or the program did: it cannot be told which.
+def _autocast_exit(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def __exit__(self: Any, *error: Any) -> Any:  # noqa: N807 - it replaces one
+        entered = vars(self).get("_entered_for")
+        if entered:
+            return original(entered.pop(), *error)
+        return original(self, *error)
+
+    return __exit__
+
+
+def _for_early(instance: Any, frame: types.FrameType | None) -> Any:
+    """The region for an autocast that plain torch made for CUDA, as a decorator at import.
+
+    torch switched it off for want of CUDA, unless the program did: that is read in its source.
+    """
+    enabled = instance._enabled or _says_enabled(instance, frame)
+    if not enabled and enabled is not False:
         # What it is for computes in float32 then, which is right and slower.
-        instance.fast_dtype = _get_dtype(device_type)
         warn_once(
             "autocast-early",
             "An autocast for CUDA was made before redirection began and stays switched off: "
             "enable torchdevice before the module that makes it is imported.",
         )
+    return torch.amp.autocast_mode.autocast(
+        "cuda", instance.fast_dtype, bool(enabled), instance._cache_enabled
+    )
+
+
+def _says_enabled(instance: Any, frame: types.FrameType | None) -> bool | None:
+    """Whether the decorator that made an autocast says to enable it; None if that is not known."""
+    if "_says_enabled" not in vars(instance):
+        function = None
+        if frame is not None and frame.f_code.co_name == "decorate_autocast":
+            function = frame.f_locals.get("func")
+        # `torch.cuda.amp.autocast(enabled)`, but `torch.autocast("cuda", dtype, enabled)`.
+        position = 2 if type(instance) is torch.amp.autocast_mode.autocast else 0
+        instance._says_enabled = read_enabled(function, position)
+    found: bool | None = instance._says_enabled
+    return found
 
 
 # --- torch.amp.custom_fwd and custom_bwd --------------------------------------------------------
@@ -206,6 +239,16 @@ def _is_autocast_enabled(original: Callable[..., bool]) -> Callable[..., bool]:
     return is_autocast_enabled
 
 
+def _is_autocast_cpu_enabled(original: Callable[[], bool]) -> Callable[[], bool]:
+    @_constant
+    @_in_place_of(original)
+    def is_autocast_cpu_enabled() -> bool:
+        given = _redirected("cpu", _caller())
+        return original() if given is None else _is_enabled(given)
+
+    return is_autocast_cpu_enabled
+
+
 def _get_autocast_dtype(original: Callable[..., torch.dtype]) -> Callable[..., torch.dtype]:
     @_constant
     @_in_place_of(original)
@@ -221,14 +264,16 @@ def _set_autocast_enabled(original: Callable[..., None]) -> Callable[..., None]:
     @_in_place_of(original)
     def set_autocast_enabled(*args: Any, **kwargs: Any) -> None:
         # The old form has no device and means CUDA.
-        if len(args) == 1 and not kwargs:
+        if len(args) + len(kwargs) == 1:
             args = ("cuda", *args)
-        given = _redirected(args[0], _caller()) if len(args) == 2 else None
-        if given is None:
+        named = dict(zip(("device_type", "enabled"), args, strict=False)) | kwargs
+        asked: Any = named.get("device_type")
+        given = _redirected(asked, _caller())
+        if given is None or named.keys() != {"device_type", "enabled"}:
             return original(*args, **kwargs)
-        if args[1]:
-            _set_dtype(given, _usable_dtype(args[0], given, _get_dtype(args[0])))
-        return original(given, args[1])
+        if named["enabled"]:
+            _set_dtype(given, _usable_dtype(asked, given, _get_dtype(asked)))
+        return original(given, named["enabled"])
 
     return set_autocast_enabled
 
@@ -276,6 +321,7 @@ _ASKING = (
     "set_autocast_dtype",
     "get_autocast_gpu_dtype",
     "set_autocast_gpu_dtype",
+    "is_autocast_cpu_enabled",
 )
 
 
@@ -306,9 +352,11 @@ def _known_to_torchscript() -> Callable[[], None]:
 PATCHES: tuple[Patch | Hook, ...] = (
     Patch(lambda: torch.amp.autocast_mode.autocast, "__init__", _autocast_init, _CLASS),
     Patch(lambda: torch.amp.autocast_mode.autocast, "__enter__", _autocast_enter, _CLASS),
+    Patch(lambda: torch.amp.autocast_mode.autocast, "__exit__", _autocast_exit, _CLASS),
     Patch(lambda: torch.amp.autocast_mode, "_cast", _cast, "compares device types itself"),
     Patch(lambda: torch.amp.grad_scaler.GradScaler, "__init__", _scaler_init, _CLASS),
     Patch(lambda: torch, "is_autocast_enabled", _is_autocast_enabled, _STATE),
+    Patch(lambda: torch, "is_autocast_cpu_enabled", _is_autocast_cpu_enabled, _STATE),
     Patch(lambda: torch, "get_autocast_dtype", _get_autocast_dtype, _STATE),
     Patch(lambda: torch, "set_autocast_enabled", _set_autocast_enabled, _STATE),
     Patch(lambda: torch, "set_autocast_dtype", _set_autocast_dtype, _STATE),
