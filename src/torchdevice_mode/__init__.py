@@ -6,7 +6,9 @@ resolved when they are first used. (PYTEST_DONT_REWRITE: no assertions here for 
 
 from __future__ import annotations
 
+import gc
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from .errors import (
@@ -66,10 +68,25 @@ def __getattr__(name: str) -> Any:
     if name in _LAZY_MODULES:
         return import_module(f".{name}", __name__)
     if name in __all__:
-        value = getattr(import_module("._api", __name__), name)
+        value = getattr(_import_without_collecting("._api"), name)
         globals()[name] = value
         return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _import_without_collecting(module: str) -> ModuleType:
+    """Import a module, with the garbage collector off.
+
+    What an import makes stays, so that collecting finds nothing; but it would walk over all that
+    torch has made, which takes milliseconds each time.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        return import_module(module, __name__)
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def __dir__() -> list[str]:
