@@ -17,6 +17,7 @@ __all__ = [
     "configure",
     "forget_warnings",
     "is_library_frame",
+    "is_program_frame",
     "logger",
     "user_frame",
     "warn_once",
@@ -87,6 +88,11 @@ def user_frame(frame: types.FrameType | None) -> types.FrameType | None:
     ):
         outer = outer.f_back
     return outer or frame
+
+
+def is_program_frame(frame: types.FrameType) -> bool:
+    """Whether the frame runs the user's own files: no installed package, nor torch or ours."""
+    return not is_library_frame(frame) and not _is_installed(frame.f_code.co_filename)
 
 
 @cache

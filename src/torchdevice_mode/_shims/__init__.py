@@ -18,6 +18,7 @@ from . import (
     generic,
     inductor,
     library,
+    mps,
     optim,
     script,
     serialization,
@@ -32,6 +33,7 @@ ALL_PATCHES: tuple[Patch | Hook, ...] = (
     *cuda.PATCHES,
     *backends.PATCHES,
     *accelerator.PATCHES,
+    *mps.PATCHES,
     *amp.PATCHES,
     *generators.PATCHES,
     *generic.PATCHES,
@@ -52,5 +54,7 @@ SURFACES: tuple[Surface, ...] = (
     backends.CUDA_LIBRARIES,
     backends.CUDNN,
     accelerator.ACCELERATOR,
+    mps.MPS,
+    mps.BACKEND,
 )
 """The tables of modules of torch that are answered name by name."""

@@ -48,7 +48,7 @@ def make_visible(library: ctypes.CDLL) -> None:
         "_is_in_bad_fork": is_in_bad_fork,
         "_cudart": runtime,
         "_exchange_device": functions["_cuda_exchangeDevice"],
-        "_maybe_exchange_device": functions["_cuda_exchangeDevice"],
+        "_maybe_exchange_device": functions["_cuda_maybeExchangeDevice"],
         "_CudaDeviceProperties": _Properties,
         "_get_device_properties": lambda index: _properties(),
         # A real GPU that the driver knows of is none that this torch can use.
@@ -82,8 +82,9 @@ def _functions() -> dict[str, Any]:
         "_cuda_getDeviceCount": lambda: 1,
         "_cuda_getDevice": lambda: 0,
         "_cuda_setDevice": lambda index: _select(index) and None,
-        "_cuda_exchangeDevice": _select,
-        "_cuda_maybeExchangeDevice": _select,
+        # Each its own: Dynamo has a handler for either.
+        "_cuda_exchangeDevice": lambda index: _select(index),  # noqa: PLW0108
+        "_cuda_maybeExchangeDevice": lambda index: _select(index),  # noqa: PLW0108
         "_cuda_synchronize": lambda: torch._C._accelerator_synchronizeDevice(0),
         "_cuda_canDeviceAccessPeer": lambda device, peer: False,
         "_cuda_ipc_collect": lambda: None,

@@ -315,6 +315,25 @@ def _read_group(name: str) -> int | None:
     return int(text) if text.isdigit() else None
 
 
+class _CudaFigures(_HostFigures):
+    """CUDA's own figures, for programs that ask for those of MPS."""
+
+    def allocated(self) -> int:
+        return int(torch.cuda.memory_allocated())
+
+    def reserved(self) -> int:
+        return int(torch.cuda.memory_reserved())
+
+    def total(self) -> int:
+        return int(torch.cuda.mem_get_info()[1])
+
+    def free(self) -> int:
+        return int(torch.cuda.mem_get_info()[0])
+
+    def release(self) -> None:
+        torch.cuda.empty_cache()
+
+
 class _OtherFigures(_HostFigures):
     """An accelerator without known statistics: the accelerator API, else the process's figures."""
 
@@ -332,6 +351,8 @@ def figures(device_type: str) -> Figures:
         return _MpsFigures()
     if device_type == "cpu":
         return _HostFigures()
+    if device_type == "cuda":
+        return _CudaFigures()
     return _OtherFigures()
 
 

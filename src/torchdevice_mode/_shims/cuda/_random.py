@@ -12,14 +12,18 @@ from ..generators import set_state
 from ._index import index_of
 from ._surface import Trace, mapped, target
 
-__all__ = ["generator"]
+__all__ = ["generator", "generator_of"]
 
 _BREAK = Trace.BREAK
 
 
 def generator() -> torch.Generator:
     """The generator that the target's numbers come from; the CPU's is torch's own."""
-    device = target()
+    return generator_of(target())
+
+
+def generator_of(device: torch.device) -> torch.Generator:
+    """The generator that a target's numbers come from."""
     if device.type == "cpu" or drawn_on_cpu():
         return torch.default_generator
     if device.type == "mps":
