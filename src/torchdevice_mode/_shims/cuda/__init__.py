@@ -8,6 +8,7 @@ from . import (  # noqa: F401 - most are imported for the rows that they hold
     _comm,
     _data_parallel,
     _device,
+    _events,
     _graphs,
     _memory,
     _random,

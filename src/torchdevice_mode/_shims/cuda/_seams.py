@@ -21,7 +21,9 @@ import torch.utils.checkpoint
 from ..._patches import Patch
 from ..._spec import parse
 from ..generators import set_state
-from ._streams import Event, Stream
+from ._events import Event
+from ._index import exchange
+from ._streams import Stream
 from ._surface import StandIn, redirection
 
 __all__ = ["PATCHES"]
@@ -52,8 +54,10 @@ class _TorchStream(_PlainStream, metaclass=StandIn):  # type: ignore[misc]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         device = args[0] if args else kwargs.get("device")
-        if cls is _TorchStream and "stream_id" not in kwargs and _stands_for_cuda(device):
-            return Stream(priority=kwargs.get("priority", args[1] if len(args) > 1 else 0))
+        by_identity = "stream_id" in kwargs or len(args) > 1
+        if cls is _TorchStream and not by_identity and _stands_for_cuda(device):
+            index = device if isinstance(device, int) else None
+            return Stream(index, priority=kwargs.get("priority", 0))
         return _PlainStream.__new__(_PlainStream if cls is _TorchStream else cls, *args, **kwargs)
 
 
@@ -70,7 +74,11 @@ class _TorchEvent(_PlainEvent, metaclass=StandIn):  # type: ignore[misc]
         interprocess: bool = False,
     ) -> Any:
         if cls is _TorchEvent and _stands_for_cuda(device):
-            return Event(enable_timing, blocking, interprocess)
+            if isinstance(device, int):
+                exchange(device)
+            event = Event(enable_timing, blocking, interprocess)
+            event._is_torchs = True
+            return event
         return _PlainEvent.__new__(
             _PlainEvent if cls is _TorchEvent else cls,
             device,

@@ -1,8 +1,7 @@
-"""Streams and events on a target that has one queue.
+"""Streams on a target that has one queue.
 
 A stream is a name: work of all streams runs in the order in which it was given, which is one of
-the orders that CUDA allows. An event that measures time waits for the target and reads the
-clock; the target's own events are not used, because on MPS they can hang.
+the orders that CUDA allows.
 """
 
 from __future__ import annotations
@@ -10,31 +9,28 @@ from __future__ import annotations
 import ctypes
 import itertools
 import threading
-import time
 from typing import Any
 
 import torch
 
-from ._capture import Mark, capturing, forbid, forbid_event, fork, mark
+from ._capture import capturing, forbid
 from ._device import synchronize_target
-from ._index import index_of
+from ._index import exchange, index_of
 from ._surface import StandIn, Trace, emulated, end_graph, plain, redirection, target, unsupported
 
-__all__ = ["DEFAULT_ID", "Event", "Stream", "current_stream_id"]
+__all__ = ["DYNAMO_STREAMS", "DEFAULT_ID", "Stream", "current_stream_id"]
 
 # Until torch 2.12 Dynamo compares a stream or event with what it knows of it by `==`, then by `!=`.
-_DYNAMO_STREAMS = "torch._dynamo.variables.streams"
+DYNAMO_STREAMS = "torch._dynamo.variables.streams"
 
 _PlainStream = plain("Stream")
 _PlainExternalStream = plain("ExternalStream")
-_PlainEvent = plain("Event")
 _PlainStreamContext = plain("StreamContext")
 
 _LOWEST, _HIGHEST = 0, -3
 # CUDA's default stream has the handle 0, and so has the queue of every other device in torch.
 DEFAULT_ID = 0
 _ids = itertools.count(32)
-_event_ids = itertools.count(1)
 
 
 class _Selected(threading.local):
@@ -58,6 +54,15 @@ _DEVICE_TYPES = {
 }
 
 
+# What a stream can be made from besides a device: the identity of one that is there.
+_IDENTITY = {"stream_id", "device_index", "device_type", "stream_ptr"}
+
+
+def _check(device: Any) -> None:
+    """Refuse a device that is not there, in the words of CUDA."""
+    exchange(index_of(device))
+
+
 @emulated("Stream", "a name for the target's one queue")
 class Stream(torch.Stream, metaclass=StandIn):
     """`torch.cuda.Stream` where all work runs in the order in which it was given."""
@@ -65,15 +70,18 @@ class Stream(torch.Stream, metaclass=StandIn):
     _original = _PlainStream
     _priority: int
     _pointer: int | None
+    _entered: list[StreamContext]
 
     def __new__(cls, device: Any = None, priority: int = 0, **kwargs: Any) -> Any:
         if redirection() is None:
             return _PlainStream(device, priority, **kwargs)
         end_graph("torch.cuda.Stream")
         if not isinstance(priority, int):
-            raise TypeError(f"an integer is required (got type {type(priority).__name__})")
-        if device is not None:
-            index_of(device)
+            kind = type(priority).__name__
+            raise TypeError(f"{kind!r} object cannot be interpreted as an integer")
+        for name in kwargs.keys() - _IDENTITY:
+            raise TypeError(f"{name!r} is an invalid keyword argument for this function")
+        _check(device)
         return cls._make(kwargs.get("stream_id") or next(_ids), priority, kwargs.get("stream_ptr"))
 
     @classmethod
@@ -87,6 +95,7 @@ class Stream(torch.Stream, metaclass=StandIn):
         )
         self._priority = min(_LOWEST, max(_HIGHEST, priority))
         self._pointer = pointer
+        self._entered = []
         return self
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -134,6 +143,8 @@ class Stream(torch.Stream, metaclass=StandIn):
     def record_event(self, event: Any = None) -> Any:
         """Record an event, a new one if none is given."""
         if event is None:
+            from ._events import Event
+
             event = Event()
         event.record(self)
         return event
@@ -148,12 +159,13 @@ class Stream(torch.Stream, metaclass=StandIn):
         return self.cuda_stream
 
     def __enter__(self) -> Stream:
-        self._entered = StreamContext(self)
-        self._entered.__enter__()
+        block = StreamContext(self)
+        block.__enter__()
+        self._entered.append(block)
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        self._entered.__exit__(*exception)
+        self._entered.pop().__exit__(*exception)
 
     @property
     def _as_parameter_(self) -> ctypes.c_void_p:
@@ -165,7 +177,7 @@ class Stream(torch.Stream, metaclass=StandIn):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, torch.Stream):
             return False
-        end_graph("torch.cuda.Stream", _DYNAMO_STREAMS)
+        end_graph("torch.cuda.Stream", DYNAMO_STREAMS)
         return self.stream_id == other.stream_id and self.device_type == other.device_type
 
     def __ne__(self, other: object) -> bool:
@@ -194,156 +206,8 @@ class ExternalStream(Stream):
     def __new__(cls, stream_ptr: int, device: Any = None, **kwargs: Any) -> Any:
         if redirection() is None:
             return _PlainExternalStream(stream_ptr, device, **kwargs)
-        if device is not None:
-            index_of(device)
+        _check(device)
         return cls._make(stream_ptr, pointer=stream_ptr)
-
-
-@emulated("Event", "reads the clock after waiting for the target; its own events can hang")
-class Event(torch.Event, metaclass=StandIn):
-    """`torch.cuda.Event` that measures real time and never hangs."""
-
-    _original = _PlainEvent
-    _timing: bool
-    _id: int
-    _time_ns: int | None
-    _device: torch.device
-    _interprocess: bool
-    _external: bool
-    _mark: Mark | None
-
-    def __new__(
-        cls,
-        enable_timing: bool = False,
-        blocking: bool = False,
-        interprocess: bool = False,
-        external: bool = False,
-    ) -> Any:
-        if redirection() is None:
-            return _PlainEvent(enable_timing, blocking, interprocess, external)
-        end_graph("torch.cuda.Event")
-        # torch's part of the object does nothing; the CPU is a device that every torch has.
-        self = torch.Event.__new__(cls, "cpu")
-        self._timing = bool(enable_timing)
-        self._interprocess = bool(interprocess)
-        self._external = bool(external)
-        self._mark = None
-        self._id = 0
-        self._time_ns = None
-        self._device = target()
-        return self
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        pass
-
-    @property
-    def device(self) -> torch.device:  # type: ignore[override]
-        """The device whose work the event marks."""
-        return self._device
-
-    @property
-    def cuda_event(self) -> int:
-        """A number that stands for the handle; 0 until the event is recorded."""
-        return self._id
-
-    event_id = cuda_event
-
-    def record(self, stream: Any = None) -> None:
-        """Mark this moment in the queue; with timing, wait for it and read the clock."""
-        if stream is not None and not isinstance(stream, torch.Stream):
-            raise TypeError(
-                f"record(): argument 'stream' must be torch.Stream, not {type(stream).__name__}"
-            )
-        self._id = self._id or next(_event_ids)
-        self._mark = mark(current_stream_id() if stream is None else stream.stream_id)
-        if self._mark is not None and self._external:
-            # Not a part of the order in the graph, but a record at each replay.
-            self._mark.capture.recorder.add(self._read_clock)
-            self._mark = None
-        self._read_clock()
-
-    def _read_clock(self) -> None:
-        if self._timing:
-            synchronize_target(self._device)
-            self._time_ns = time.perf_counter_ns()
-
-    def wait(self, stream: Any = None) -> None:
-        """Later work of the stream comes after the event, as all later work does here."""
-        if stream is not None and not isinstance(stream, torch.Stream):
-            raise TypeError(
-                f"wait(): argument 'stream' must be torch.Stream, not {type(stream).__name__}"
-            )
-        fork(current_stream_id() if stream is None else stream.stream_id, self._mark)
-
-    def query(self) -> bool:
-        """Whether the work before the event is done: it is, after waiting for it."""
-        forbid_event("torch.cuda.Event.query", self._mark)
-        self._wait_for_it()
-        return True
-
-    def synchronize(self) -> None:
-        """Wait for the work before the event."""
-        forbid_event("torch.cuda.Event.synchronize", self._mark)
-        self._wait_for_it()
-
-    def _wait_for_it(self) -> None:
-        if self._id and not self._timing:
-            synchronize_target(self._device)
-
-    def elapsed_time(self, end_event: Event) -> float:  # type: ignore[override]
-        """Milliseconds from this event to another.
-
-        Raises:
-            ValueError: If an event was made without timing or was not recorded.
-        """
-        if not isinstance(end_event, Event):
-            raise TypeError(
-                "elapsed_time(): argument 'other' must be torch.cuda.Event, not "
-                f"{type(end_event).__name__}"
-            )
-        if not (self._timing and end_event._timing):
-            raise ValueError("Both events must be created with argument 'enable_timing=True'.")
-        if self._time_ns is None or end_event._time_ns is None:
-            raise ValueError("Both events must be recorded before calculating elapsed time.")
-        for event in (self, end_event):
-            forbid_event("torch.cuda.Event.elapsed_time", event._mark)
-        return (end_event._time_ns - self._time_ns) / 1e6
-
-    def ipc_handle(self) -> bytes:
-        """Not to be had: another process cannot wait for this one's queue."""
-        from ._surface import refusal
-
-        handle: bytes = refusal(
-            "Event.ipc_handle",
-            "events cannot be shared between processes there",
-            "synchronise in each process by itself",
-        )()
-        return handle
-
-    @classmethod
-    def from_ipc_handle(cls, device: Any, handle: bytes) -> Any:
-        """Not to be had: another process cannot wait for this one's queue."""
-        return cls.ipc_handle(cls())
-
-    @property
-    def _as_parameter_(self) -> ctypes.c_void_p:
-        return ctypes.c_void_p(self.cuda_event)
-
-    def __eq__(self, other: object) -> bool:
-        end_graph("torch.cuda.Event", _DYNAMO_STREAMS)
-        return self is other
-
-    def __ne__(self, other: object) -> bool:
-        end_graph("torch.cuda.Event")
-        return self is not other
-
-    def __hash__(self) -> int:
-        return id(self)
-
-    def __repr__(self) -> str:
-        if self.cuda_event:
-            return f"<torch.cuda.Event {self.cuda_event:#x}>"
-        return "<torch.cuda.Event uninitialized>"
 
 
 @emulated("StreamContext", "the stream is current in the block, and nothing else changes")
@@ -362,14 +226,14 @@ class StreamContext:
     def __enter__(self) -> None:
         self.src_prev_stream = _selected.stream
         if self.stream is not None:
-            _selected.stream = self.stream
+            set_stream(self.stream)
 
     def __exit__(self, type: Any, value: Any, traceback: Any) -> None:
         if self.stream is not None:
             _selected.stream = self.src_prev_stream
 
 
-for _class in (Stream, ExternalStream, Event):
+for _class in (Stream, ExternalStream):
     _class.__module__ = "torch.cuda.streams"
 StreamContext.__module__ = "torch.cuda"
 
@@ -383,14 +247,15 @@ def stream(stream: Any) -> StreamContext:
 
 @emulated("current_stream", "the stream selected in this thread", trace=Trace.BREAK)
 def current_stream(device: Any = None) -> Stream:
-    index_of(device)
+    _check(device)
     chosen = _selected.stream
-    return chosen if chosen is not None else default_stream()
+    # A stream that was set in an earlier redirection may be another target's.
+    return chosen if chosen is not None and chosen.device == target() else default_stream()
 
 
 @emulated("default_stream", "the target's one queue", trace=Trace.BREAK)
 def default_stream(device: Any = None) -> Stream:
-    index_of(device)
+    _check(device)
     made: Stream = Stream._make(DEFAULT_ID)
     return made
 
@@ -402,6 +267,7 @@ def default_stream(device: Any = None) -> Stream:
 )
 def set_stream(stream: Any) -> None:
     if stream is not None:
+        _ = stream.device  # no stream has none
         _selected.stream = stream
 
 
