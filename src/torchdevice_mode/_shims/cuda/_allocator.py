@@ -317,6 +317,14 @@ def _record_memory_history(enabled: Any = "all", *args: Any, **kwargs: Any) -> N
         raise RuntimeError("expected state to be 'state', 'all', or None")
 
 
+# torch takes an older form as well, and says so with a signature of the newer one.
+setattr(
+    _record_memory_history,
+    "__signature__",
+    getattr(plain("memory._record_memory_history"), "__signature__", None),
+)
+
+
 if plain("memory._allocation_traceback") is not None:
 
     @emulated("memory._allocation_traceback", "the target keeps no history", trace=_BREAK)
