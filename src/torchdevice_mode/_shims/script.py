@@ -1,61 +1,286 @@
 """TorchScript: its interpreter calls operators from C++, with devices that were baked in.
 
-A call of a scripted function is not a torch function, so no function mode sees it. Where the
-program's graph names an accelerator, the dispatch mode is entered around the call.
+A call of a scripted function is not a torch function, so no function mode sees it, and TorchScript
+refuses some requests (`x.to("cuda")`) before any dispatch mode could. So where a program names an
+accelerator, a copy of its graph is run in which the device is replaced; the program itself stays
+as it is, and is saved as it was written. What is loaded with devices in its attributes is given
+the target's when it is loaded.
 """
 
 from __future__ import annotations
 
 import functools
+import sys
 import weakref
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import torch
+import torch.jit.annotations
 
 from .._active import current
-from .._dispatch_mode import RedirectDispatchMode
-from .._out_of_memory import reports_out_of_memory
+from .._context import Context
 from .._patches import Patch
 from .._spec import parse
 
 __all__ = ["PATCHES"]
 
+_PLAIN_CLASSES = {"Generator": torch.Generator, "Stream": torch.Stream}
+
+
+class _Reading(NamedTuple):
+    """What a program says of devices.
+
+    Attributes:
+        requests: The accelerators that its graph names.
+        takes_device: Names of arguments that are devices, which may be given as strings.
+        arguments: The arguments of its schema.
+    """
+
+    requests: frozenset[str]
+    takes_device: frozenset[str]
+    arguments: tuple[Any, ...]
+
+
 # A graph does not change once it is compiled, and reading it costs more than most calls.
-_names_accelerator: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
+_readings: weakref.WeakKeyDictionary[Any, _Reading] = weakref.WeakKeyDictionary()
+_rewritten: weakref.WeakKeyDictionary[Any, dict[tuple[str, ...], Any]] = weakref.WeakKeyDictionary()
+_call_function = torch._C.ScriptFunction.__call__
 
 
-def _has_device_baked_in(program: Any) -> bool:
-    found = _names_accelerator.get(program)
+def _read(program: Any) -> _Reading:
+    found = _readings.get(program)
     if found is None:
         # Nodes die with their graph, so it is held while they are read.
         graph = program.inlined_graph
-        constants = graph.findAllNodes("prim::Constant", recurse=True)
-        found = _names_accelerator[program] = any(
-            node.output().type().kind() == "DeviceObjType"
-            and node.hasAttribute("value")
-            and parse(node.s("value")).is_accelerator
-            for node in constants
-        )
+        requests = {node.s("value") for part in _parts(graph) for node in _named_devices(part)}
+        for kind in ("aten::cuda", "prim::is_cuda"):
+            if any(part.findAllNodes(kind, recurse=True) for part in _parts(graph)):
+                requests.add("cuda")
+        arguments = tuple(program.schema.arguments)
+        takes_device = frozenset(a.name for a in arguments if "Device" in str(a.type))
+        found = _readings[program] = _Reading(frozenset(requests), takes_device, arguments)
     return found
 
 
-def _under_dispatch_mode(call: Callable[..., Any]) -> Callable[..., Any]:
+def _parts(graph: Any) -> Iterator[Any]:
+    """A graph, and those that it forks, with what they call written out."""
+    yield graph
+    for node in graph.findAllNodes("prim::fork", recurse=True):
+        forked = node.g("Subgraph")
+        torch._C._jit_pass_inline(forked)
+        yield from _parts(forked)
+
+
+def _named_devices(graph: Any) -> Iterator[Any]:
+    """The constants in a graph that name an accelerator."""
+    for node in graph.findAllNodes("prim::Constant", recurse=True):
+        if (
+            node.output().type().kind() == "DeviceObjType"
+            and node.hasAttribute("value")
+            and parse(node.s("value")).is_accelerator
+        ):
+            yield node
+
+
+def _with_other_devices(graph: Any, given: dict[str, str]) -> None:
+    """Replace the accelerators that a graph names, and its uses of `Tensor.cuda` and `is_cuda`."""
+    for part in _parts(graph):
+        for node in part.findAllNodes("aten::cuda", recurse=True):
+            _move_in_place_of(part, node)
+        for node in part.findAllNodes("prim::is_cuda", recurse=True):
+            kind = given.get("cuda", "cuda").partition(":")[0]
+            _replace(part, node, f"prim::is_{kind}", [next(node.inputs())])
+        for node in _named_devices(part):
+            request = node.s("value")
+            node.s_("value", given.get(request, request))
+
+
+def _move_in_place_of(graph: Any, node: Any) -> None:
+    """Put `x.to("cuda")`, whose device can be replaced, where `x.cuda()` is."""
+    with torch._C.DisableTorchFunction():
+        device = graph.insertConstant(torch.device("cuda"))
+    nothing, no = graph.insertConstant(None), graph.insertConstant(False)
+    for constant in (device, nothing, no):
+        constant.node().moveBefore(node)
+    _replace(graph, node, "aten::to", [next(node.inputs()), device, nothing, no, no])
+
+
+def _replace(graph: Any, node: Any, kind: str, inputs: list[Any]) -> None:
+    new = graph.create(kind, inputs, 1)
+    new.insertBefore(node)
+    new.output().setType(node.output().type())
+    node.output().replaceAllUsesWith(new.output())
+    node.destroy()
+
+
+def _answering(call: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(call)
-    @reports_out_of_memory
     def run(self: Any, *args: Any, **kwargs: Any) -> Any:
         context = current()
-        if context is None or not _has_device_baked_in(self):
+        if context is None:
             return call(self, *args, **kwargs)
-        with RedirectDispatchMode(context):
+        reading = _read(self)
+        frame = sys._getframe(1)
+        if reading.takes_device:
+            args, kwargs = _with_devices(context, self, reading, args, kwargs)
+        given = {}
+        for request in reading.requests:
+            device = context.device_for(request, frame)
+            if device is not None and str(device) != request:
+                given[request] = str(device)
+        if not given:
             return call(self, *args, **kwargs)
+        positional = _bound(self, reading, args, kwargs)
+        if positional is None:
+            return call(self, *args, **kwargs)  # torch's own error
+        return _call_function(_rewritten_for(self, given), *positional)
 
     return run
+
+
+def _rewritten_for(program: Any, given: dict[str, str]) -> Any:
+    """The program with other devices; made once for each of those that it may have to name."""
+    key = tuple(text for pair in sorted(given.items()) for text in pair)
+    versions = _rewritten.setdefault(program, {})
+    if key not in versions:
+        graph = program.inlined_graph  # a copy
+        _with_other_devices(graph, given)
+        versions[key] = torch._C._create_function_from_graph(program.name, graph)
+    return versions[key]
+
+
+def _bound(
+    program: Any, reading: _Reading, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> list[Any] | None:
+    """All arguments by position, as the rewritten program takes them; None where they do not fit.
+
+    A method's program takes its module first.
+    """
+    owner = getattr(program, "owner", None)
+    values: list[Any] = [*args] if owner is None else [owner, *args]
+    arguments = reading.arguments
+    if len(values) > len(arguments):
+        return None
+    left = dict(kwargs)
+    for argument in arguments[len(values) :]:
+        if argument.name in left:
+            values.append(left.pop(argument.name))
+        elif argument.has_default_value():
+            values.append(argument.default_value)
+        else:
+            return None
+    return None if left else values
+
+
+def _with_devices(
+    context: Context, program: Any, reading: _Reading, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments with devices that are given as strings read by the policy."""
+    names = [argument.name for argument in reading.arguments]
+    if getattr(program, "owner", None) is not None:
+        names = names[1:]
+
+    def read(name: str, value: Any) -> Any:
+        if name in reading.takes_device and isinstance(value, str) and parse(value).is_accelerator:
+            device = context.device_for(value, sys._getframe(3))
+            return value if device is None else device
+        return value
+
+    pairs: Iterable[tuple[str, Any]] = zip(names, args, strict=False)
+    new_args = tuple([read(name, value) for name, value in pairs]) + args[len(names) :]
+    return new_args, {name: read(name, value) for name, value in kwargs.items()}
+
+
+# --- loading ------------------------------------------------------------------------------------
+
+
+def _load(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def load(f: Any, map_location: Any = None, *args: Any, **kwargs: Any) -> Any:
+        context = current()
+        if context is None:
+            return original(f, map_location, *args, **kwargs)
+        frame = sys._getframe(1)
+        if map_location is not None:
+            # The program is asked where its tensors are to be, not torch.
+            device = context.device_for(map_location, frame)
+            with torch._C.DisableTorchFunction():
+                module = original(f, device or map_location, *args, **kwargs)
+        else:
+            module = _load_anywhere(context, original, frame, f, *args, **kwargs)
+        _redirect_attributes(context, module, frame)
+        return module
+
+    return load
+
+
+def _load_anywhere(
+    context: Context, original: Callable[..., Any], frame: Any, f: Any, *args: Any, **kwargs: Any
+) -> Any:
+    """Load where the tensors were saved; those of a device that is not here go to the target."""
+    position = f.tell() if hasattr(f, "tell") else None
+    try:
+        return original(f, None, *args, **kwargs)
+    except (RuntimeError, NotImplementedError):
+        device = context.device_for("cuda", frame)
+        if device is None:
+            raise
+        if position is not None:
+            f.seek(position)
+        with torch._C.DisableTorchFunction():
+            return original(f, device, *args, **kwargs)
+
+
+def _redirect_attributes(context: Context, module: Any, frame: Any) -> None:
+    """Give a loaded module's attributes that are devices those of the target."""
+    for part in module.modules():
+        held = getattr(part, "_c", None)
+        if held is None:
+            continue
+        for name in _device_attributes(held):
+            device = context.device_for(held.getattr(name), frame)
+            if device is not None:
+                held.setattr(name, device)
+
+
+def _device_attributes(held: Any) -> set[str]:
+    """Names of the attributes that are devices, as far as the module's methods read them."""
+    found = set()
+    for method in held._method_names():
+        graph = held._get_method(method).graph
+        own = next(graph.inputs()).debugName()
+        for node in graph.findAllNodes("prim::GetAttr", recurse=True):
+            is_device = node.output().type().kind() == "DeviceObjType"
+            if is_device and next(node.inputs()).debugName() == own:
+                found.add(node.s("name"))
+    return found
+
+
+# --- annotations --------------------------------------------------------------------------------
+
+
+def _known_annotation(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def try_ann_to_type(ann: Any, *args: Any, **kwargs: Any) -> Any:
+        for name, plain in _PLAIN_CLASSES.items():
+            if ann is plain:
+                ann = getattr(torch, name)
+        return original(ann, *args, **kwargs)
+
+    return try_ann_to_type
 
 
 _REASON = "a call of a scripted program is no torch function, so no function mode sees it"
 
 PATCHES: tuple[Patch, ...] = (
-    Patch(lambda: torch._C.ScriptFunction, "__call__", _under_dispatch_mode, _REASON),
-    Patch(lambda: torch._C.ScriptMethod, "__call__", _under_dispatch_mode, _REASON),
+    Patch(lambda: torch._C.ScriptFunction, "__call__", _answering, _REASON),
+    Patch(lambda: torch._C.ScriptMethod, "__call__", _answering, _REASON),
+    Patch(lambda: torch.jit, "load", _load, "reads devices in C++ that no mode sees"),
+    Patch(
+        lambda: torch.jit.annotations,
+        "try_ann_to_type",
+        _known_annotation,
+        "knows classes by identity, also those that were in annotations before redirection",
+    ),
 )
