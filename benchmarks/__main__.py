@@ -8,7 +8,7 @@ import json
 import platform
 from pathlib import Path
 
-NAMES = ["startup", "overhead", "compiled", "training_step", "adam_synchronisations"]
+NAMES = ["startup", "overhead", "compiled", "training_step", "adam_synchronisations", "fallback"]
 
 
 def main() -> None:
