@@ -18,7 +18,7 @@ SIMULATED = {"TORCHDEVICE_TEST_SIMULATED": "1"}
 SIMULATED_CUDA = {"TORCHDEVICE_TEST_SIMULATED": "cuda"}
 CUDA_TESTS = [
     "tests/simulate/test_cuda_device.py",
-    "tests/shims/test_mps_surface.py",
+    "tests/shims",
     "tests/test_mps_example.py",
     "tests/test_function_mode.py",
     "tests/test_lifecycle.py",

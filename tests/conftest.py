@@ -28,13 +28,30 @@ def pytest_report_header() -> str:
     return f"torch {torch.__version__}, default device under redirection: {machine.device}"
 
 
+# What stands for CUDA where there is none; a machine with CUDA has the real one.
+_ABOUT_STAND_INS = frozenset(
+    f"test_{name}"
+    for name in (
+        *("backends", "cuda_comm", "cuda_compile", "cuda_device", "cuda_graphs", "cuda_memory"),
+        *("cuda_random", "cuda_seams", "cuda_streams", "cuda_surface", "cuda_tensor_types"),
+        *("data_parallel", "generators", "rng_setting", "signatures", "accelerator"),
+    )
+)
+# What takes operators and memory from the simulated mps, and reads Metal's error texts.
+_ABOUT_METAL = frozenset({"test_fallback", "test_on_cpu", "test_out_of_memory", "test_verify"})
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     available = {"mps": torch.backends.mps.is_available(), "cuda": torch.cuda.is_available()}
     for item in items:
         for kind, present in available.items():
             if item.get_closest_marker(f"needs_{kind}") and not present:
                 item.add_marker(pytest.mark.skip(reason=f"needs a real {kind} device"))
-        if item.get_closest_marker("off_cuda") and available["cuda"]:
+        module = item.path.stem
+        if module in _ABOUT_METAL and SIMULATED == "cuda":
+            item.add_marker(pytest.mark.skip(reason="needs the simulated mps device"))
+        about_stand_ins = item.get_closest_marker("off_cuda") or module in _ABOUT_STAND_INS
+        if about_stand_ins and available["cuda"]:
             item.add_marker(pytest.mark.skip(reason="requests for CUDA are CUDA's own here"))
 
 

@@ -90,6 +90,7 @@ def test_autocast_decorates():
     assert compute() is torch.bfloat16
 
 
+@pytest.mark.off_cuda
 def test_a_dtype_that_the_target_lacks_is_replaced_with_a_warning():
     with (
         pytest.warns(TorchDeviceWarning, match="autocast-dtype"),

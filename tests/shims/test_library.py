@@ -31,6 +31,7 @@ def test_an_operator_for_cuda_runs_on_the_target(device_types, target):
 
 
 @pytest.mark.parametrize("cuda_first", [True, False])
+@pytest.mark.off_cuda
 def test_a_kernel_for_the_target_itself_stays(cuda_first, target):
     operator = new_operator("xpu")
     for kind in ["cuda", target.type] if cuda_first else [target.type, "cuda"]:

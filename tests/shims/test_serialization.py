@@ -60,6 +60,7 @@ MAPS = {
 
 @pytest.mark.parametrize("weights_only", [True, False])
 @pytest.mark.parametrize("map_location", MAPS.values(), ids=MAPS)
+@pytest.mark.off_cuda
 def test_a_cuda_checkpoint_loads_onto_the_target(
     redirected, target, written, map_location, weights_only
 ):
@@ -80,6 +81,7 @@ def test_a_cuda_checkpoint_stays_on_the_cpu_where_asked(redirected, written, map
     assert loaded["doubles"].dtype is torch.float64
 
 
+@pytest.mark.off_cuda
 def test_what_is_pickled_on_cuda_comes_back_on_the_target(redirected, target):
     with as_if_on_cuda():
         stored = pickle.dumps(tensors()["whole"])
@@ -97,6 +99,7 @@ def test_what_is_saved_loads_in_plain_torch(redirected):
     assert loaded["weight"].tolist() == layer.weight.tolist()
 
 
+@pytest.mark.off_cuda
 def test_storages_move_to_the_target_and_stay_where_they_are(redirected, target):
     with torchdevice_mode.native():
         storage = torch.arange(3.0).untyped_storage()

@@ -132,6 +132,13 @@ def test_memory_is_counted_in_the_blocks_of_cudas_allocator():
     assert "memory summary" in torch.cuda.memory_summary()
 
 
+def test_the_cache_of_pinned_memory_can_be_emptied():
+    pinned = torch.ones(4).pin_memory()
+    if hasattr(torch.accelerator, "empty_host_cache"):  # from torch 2.13 on
+        torch.accelerator.empty_host_cache()
+    assert pinned.is_pinned() and pinned.tolist() == [1] * 4
+
+
 def test_a_limit_and_a_fraction_run_out_of_memory():
     with simulate.memory_limit(64 * MIB):
         assert torch.cuda.mem_get_info()[1] == 64 * MIB

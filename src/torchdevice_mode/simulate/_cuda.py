@@ -32,6 +32,9 @@ def make_visible(library: ctypes.CDLL) -> None:
     """
     torch._C._has_cuda = True
     functions = {**_functions(), **_memory_functions(library), **_stream_functions()}
+    # Inductor wants these of a build for CUDA when it is imported, for CUDA graphs.
+    for name in ("_cuda_CUDAAllocator_AllocatorState", "_set_cached_tensors_enabled"):
+        functions[name] = torch._utils._dummy_type(name)
     for name, function in functions.items():
         if not hasattr(torch._C, name):
             setattr(torch._C, name, function)

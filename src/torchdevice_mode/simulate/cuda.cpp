@@ -3,6 +3,7 @@
 
 #include "device.h"
 
+#include <ATen/core/CachingHostAllocator.h>
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <torch/library.h>
 
@@ -84,7 +85,7 @@ namespace {
 // --- pinned memory ----------------------------------------------------------------------------
 
 // Ordinary host memory whose bounds are remembered, so that it can be told from other memory.
-struct PinnedAllocator final : c10::Allocator {
+struct PinnedAllocator final : at::HostAllocator {
   struct Block {
     PinnedAllocator* owner;
     c10::DataPtr memory;
@@ -102,6 +103,15 @@ struct PinnedAllocator final : c10::Allocator {
   void copy_data(void* to, const void* from, std::size_t bytes) const override {
     default_copy_data(to, from, bytes);
   }
+  bool record_event(void*, void*, c10::Stream) override {
+    return true;  // the copy is done already
+  }
+  void empty_cache() override {}
+  at::HostStats get_stats() override {
+    return {};
+  }
+  void reset_accumulated_stats() override {}
+  void reset_peak_stats() override {}
   bool owns(const void* data) const {
     std::lock_guard<std::mutex> guard(lock_);
     auto after = ends_.upper_bound(static_cast<const char*>(data));
@@ -126,6 +136,11 @@ PinnedAllocator& pinned() {
   static auto* instance = new PinnedAllocator();  // outlives the tensors of all modules
   return *instance;
 }
+
+const bool pinned_registered = [] {
+  at::setHostAllocator(kType, &pinned());
+  return true;
+}();
 
 // --- hooks ------------------------------------------------------------------------------------
 
