@@ -290,6 +290,117 @@ def test_a_registered_generator_goes_on_where_it_was():
     assert torch.equal(out, expected)
 
 
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_recomputation_in_a_replay_drops_out_what_the_forward_did(use_reentrant):
+    x = torch.randn(4, 6, device="cuda")
+    weight = torch.randn(6, 6, device="cuda", requires_grad=True)
+
+    def work(x):
+        return nn.functional.dropout(x @ weight, 0.5).sin()
+
+    def step():
+        # Reentrant checkpoints want an input with a gradient.
+        inputs = x.detach().requires_grad_()
+        kept = torch.utils.checkpoint.checkpoint(work, inputs, use_reentrant=use_reentrant)
+        return torch.autograd.grad(kept.sum(), weight)[0]
+
+    def reentrant_step():
+        weight.grad = None
+        inputs = x.detach().requires_grad_()
+        torch.utils.checkpoint.checkpoint(work, inputs, use_reentrant=True).sum().backward()
+        return weight.grad
+
+    run = reentrant_step if use_reentrant else step
+    torch.manual_seed(2)
+    expected = [run().clone() for _ in range(3)]
+    torch.manual_seed(2)
+    graph, gradient = captured(run)
+    found = []
+    for _ in range(3):
+        graph.replay()
+        found.append(gradient.clone())
+    assert_same(found, expected)
+
+
+@pytest.mark.parametrize("name", ["manual_seed", "manual_seed_all", "seed", "seed_all"])
+def test_a_captured_block_cannot_seed(name):
+    arguments = (1,) if "manual" in name else ()
+    x = torch.zeros(1, device="cuda")
+    with torch.cuda.graph(torch.cuda.CUDAGraph()):
+        x.add_(1)
+        with pytest.raises(RuntimeError, match="during CUDA graph capture"):
+            getattr(torch.cuda, name)(*arguments)
+
+
+def test_the_dispatch_mode_and_a_capture_go_together():
+    with torchdevice_mode.redirect(dispatch="always"):
+        graph, out = captured(lambda: torch.ops.aten.full([3], 2.0, device="cuda:1") * 2)
+        out.zero_()
+        graph.replay()
+        assert out.tolist() == [4, 4, 4]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")
+def test_a_scripted_function_is_captured():
+    @torch.jit.script
+    def scripted(x: torch.Tensor):
+        return x + torch.ones([3], device=torch.device("cuda:0"))
+
+    x = torch.zeros(3, device="cuda")
+    graph, out = captured(lambda: scripted(x))
+    x.fill_(4)
+    graph.replay()
+    assert out.tolist() == [5, 5, 5]
+
+
+def test_a_custom_function_is_captured_with_its_backward():
+    class Cube(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x**3
+
+        @staticmethod
+        def backward(ctx, gradient):
+            (x,) = ctx.saved_tensors
+            return gradient * 3 * x**2
+
+    x = torch.ones(2, device="cuda", requires_grad=True)
+    graph, gradient = captured(lambda: torch.autograd.grad(Cube.apply(x).sum(), x)[0])
+    x.data.fill_(2)
+    graph.replay()
+    assert gradient.tolist() == [12, 12]
+
+
+def test_gradients_accumulate_over_replays():
+    weight = torch.ones(2, device="cuda", requires_grad=True)
+    weight.grad = torch.zeros(2, device="cuda")
+    graph, _ = captured(lambda: (weight * 3).sum().backward())
+    assert weight.grad.tolist() == [0, 0]
+    for _ in range(2):
+        graph.replay()
+    assert weight.grad.tolist() == [6, 6]
+
+
+def test_sparse_gradients_are_captured():
+    table = nn.Embedding(5, 2, sparse=True, device="cuda")
+    which = torch.tensor([1, 1, 3], device="cuda")
+    graph, gradient = captured(
+        lambda: torch.autograd.grad((table(which) * 2).sum(), table.weight)[0]
+    )
+    which.copy_(torch.tensor([0, 4, 4]))
+    graph.replay()
+    assert gradient.to_dense().sum(1).tolist() == [4, 0, 0, 0, 8]
+
+
+def test_a_copy_from_the_host_is_replayed():
+    host, x = torch.ones(3), torch.zeros(3, device="cuda")
+    graph, _ = captured(lambda: x.copy_(host, non_blocking=True))
+    host.fill_(7)
+    graph.replay()
+    assert x.tolist() == [7, 7, 7]
+
+
 def test_a_replay_reads_the_memory_that_was_captured():
     weight = nn.Parameter(torch.ones(2, device="cuda"))
     memory = weight.data

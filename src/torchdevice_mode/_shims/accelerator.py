@@ -22,10 +22,10 @@ from .._active import current
 from .._context import Context
 from .._patches import Patch
 from .._spec import parse
+from ._capture import forbid
 from ._module import module_patches
 from ._surface import StandIn, State, Surface, Trace
 from .cuda import _memory, _streams
-from .cuda._capture import forbid
 from .cuda._device import synchronize_target
 from .cuda._graphs import Replayable
 from .cuda._index import exchange

@@ -20,6 +20,7 @@ from .._active import current
 from .._caller import asked_by_torch
 from .._log import warn_once
 from .._patches import Patch
+from ._capture import recording
 
 __all__ = ["PATCHES", "Generator", "set_state"]
 
@@ -169,6 +170,10 @@ def set_state(generator: torch.Generator, state: torch.Tensor) -> None:
     if not isinstance(state, torch.Tensor):
         plain_set_state(generator, state)  # torch's own error
         return
+    capture = recording()
+    if capture is not None:
+        memory = state
+        capture.recorder.add(lambda: set_state(generator, memory))
     # `.cpu()` in the program moved it to the target; generators take states from the CPU only.
     with torch._C.DisableTorchFunction():
         state = state.detach().to("cpu").clone(memory_format=torch.contiguous_format)

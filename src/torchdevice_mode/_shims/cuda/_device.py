@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..._log import user_frame
-from ._capture import forbid
+from .._capture import forbid
 from ._figures import figures, psutil
 from ._index import COUNT, checked_index, exchange, index_of, visible_index
 from ._surface import (

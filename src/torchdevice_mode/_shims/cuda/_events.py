@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ._capture import Mark, forbid_event, fork, mark
+from .._capture import Mark, forbid_event, fork, mark
 from ._device import synchronize_target
 from ._streams import DYNAMO_STREAMS, current_stream_id
 from ._surface import StandIn, emulated, end_graph, plain, redirection, refusal, target

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 
 from ..._patches import Patch
-from . import _memory, _streams
-from ._capture import ILLEGAL_STATE, Capture, capture_error, capturing, forbid
+from .._capture import ILLEGAL_STATE, Capture, capture_error, capturing, forbid, recording
+from .._recorded import Tape
+from . import _memory, _random, _streams
 from ._device import synchronize_target
-from ._recorded import Tape
 from ._surface import StandIn, Trace, emulated, plain, redirection, refusal, target
 
 __all__ = ["PATCHES", "CUDAGraph", "Replayable"]
@@ -84,7 +84,7 @@ class Replayable:
             )
         self._stream_id = stream
         self._pool = (next(_pools), 0) if pool is None or tuple(pool) == (0, 0) else tuple(pool)
-        capture = Capture(target(), stream, _streams.current_stream_id, mode)
+        capture = Capture(target(), _random.generator(), stream, _streams.current_stream_id, mode)
         capture.begin()
         self._capture = capture
 
@@ -348,6 +348,23 @@ def make_graphed_callables(
     )
 
 
+# --- random states ------------------------------------------------------------------------------
+
+
+def _get_rng_state(original: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
+    """Where the target draws from the CPU's generator, its state is a part of the graph."""
+
+    @functools.wraps(original)
+    def get_rng_state() -> torch.Tensor:
+        state = original()
+        capture = recording()
+        if capture is not None and _random.generator() is torch.default_generator:
+            capture.recorder.read_state(torch.default_generator, state)
+        return state
+
+    return get_rng_state
+
+
 # --- optimizers ---------------------------------------------------------------------------------
 
 
@@ -370,13 +387,19 @@ def _checking(original: Callable[..., None]) -> Callable[..., None]:
     return check
 
 
-PATCHES: tuple[Patch, ...] = tuple(
-    Patch(
-        lambda: torch.optim.Optimizer,
-        name,
-        _checking,
-        "asks torch's C++ whether a CUDA stream is being captured",
-    )
-    for name in ("_accelerator_graph_capture_health_check", "_cuda_graph_capture_health_check")
-    if hasattr(torch.optim.Optimizer, name)
+_READS = "a method of C++ that no mode sees"
+
+PATCHES: tuple[Patch, ...] = (
+    Patch(lambda: torch, "get_rng_state", _get_rng_state, _READS),
+    Patch(lambda: torch.random, "get_rng_state", _get_rng_state, _READS),
+    *(
+        Patch(
+            lambda: torch.optim.Optimizer,
+            name,
+            _checking,
+            "asks torch's C++ whether a CUDA stream is being captured",
+        )
+        for name in ("_accelerator_graph_capture_health_check", "_cuda_graph_capture_health_check")
+        if hasattr(torch.optim.Optimizer, name)
+    ),
 )

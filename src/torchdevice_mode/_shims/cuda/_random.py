@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from .._capture import forbid_seed, recording
 from ..cpu_random import drawn_on_cpu
 from ..generators import set_state
 from ._index import index_of
@@ -39,37 +40,51 @@ def _get_generator(device: torch.device) -> torch.Generator:
 
 @mapped("manual_seed", "seeds the target's generator", trace=_BREAK)
 def manual_seed(seed: int) -> None:
+    forbid_seed("set_current_seed")
     generator().manual_seed(int(seed))
 
 
 @mapped("manual_seed_all", "seeds the target's generator", trace=_BREAK)
 def manual_seed_all(seed: int) -> None:
+    forbid_seed("set_current_seed")
     generator().manual_seed(int(seed))
 
 
 @mapped("seed", "seeds the target's generator", trace=_BREAK)
 def seed() -> None:
+    forbid_seed("seed")
     generator().seed()
 
 
 @mapped("seed_all", "seeds the target's generator", trace=_BREAK)
 def seed_all() -> None:
+    forbid_seed("seed")
     generator().seed()
 
 
 @mapped("initial_seed", "asked of the target's generator", trace=_BREAK)
 def initial_seed() -> int:
+    forbid_seed("current_seed")
     return generator().initial_seed()
 
 
 @mapped("get_rng_state", "the target's generator", trace=_BREAK)
 def get_rng_state(device: Any = "cuda") -> torch.Tensor:
-    return _generator_at(device).get_state()
+    return get_rng_state_of(_generator_at(device))
 
 
 @mapped("get_rng_state_all", "the target's generator", trace=_BREAK)
 def get_rng_state_all() -> list[torch.Tensor]:
-    return [generator().get_state()]
+    return [get_rng_state_of(generator())]
+
+
+def get_rng_state_of(of: torch.Generator) -> torch.Tensor:
+    """A generator's state; in a capture also at each replay."""
+    state = of.get_state()
+    capture = recording()
+    if capture is not None:
+        capture.recorder.read_state(of, state)
+    return state
 
 
 @mapped("set_rng_state", "the target's generator", trace=_BREAK)

@@ -21,6 +21,7 @@ import torch.utils.checkpoint
 from ..._patches import Patch
 from ..._spec import parse
 from ..generators import set_state
+from . import _random
 from ._events import Event
 from ._index import exchange
 from ._streams import Stream
@@ -170,11 +171,11 @@ class _MpsStates:
 
     @staticmethod
     def get_rng_state(device: Any = None) -> torch.Tensor:
-        return torch.mps.get_rng_state()
+        return _random.get_rng_state_of(torch.mps._get_default_mps_generator())
 
     @staticmethod
     def set_rng_state(new_state: torch.Tensor, device: Any = None) -> None:
-        torch.mps.set_rng_state(new_state)
+        set_state(torch.mps._get_default_mps_generator(), new_state)
 
 
 def _checkpoint_module(original: Callable[..., Any]) -> Callable[..., Any]:

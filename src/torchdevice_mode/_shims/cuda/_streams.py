@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ._capture import capturing, forbid
+from .._capture import capturing, forbid
 from ._device import synchronize_target
 from ._index import exchange, index_of
 from ._surface import StandIn, Trace, emulated, end_graph, plain, redirection, target, unsupported

@@ -152,9 +152,10 @@ class Recorder:
 
     Args:
         device: The target: what does not touch it is not recorded.
+        generator: Draws the random numbers of the target.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, generator: torch.Generator) -> None:
         self._device = device
         self._steps: list[Callable[[], None]] = []
         self._with_gradients = False
@@ -163,8 +164,8 @@ class Recorder:
         self._made: dict[int, torch.UntypedStorage] = {}
         self._before: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._found: dict[int, tuple[torch.UntypedStorage, int]] = {}
-        self._generators: list[tuple[torch.Generator, torch.Tensor]] = []
-        self._random_state: torch.Tensor | None = None
+        # Generators and their states, which a capture does not advance.
+        self._generators = [(generator, generator.get_state())]
 
     # --- what cannot be replayed ----------------------------------------------------------------
 
@@ -259,6 +260,14 @@ class Recorder:
         """Record something that is no operator."""
         self._steps.append(step)
 
+    def read_state(self, generator: torch.Generator, state: torch.Tensor) -> None:
+        """Record that a state was read into a tensor: recomputation sets it again later."""
+
+        def read() -> None:
+            state.copy_(generator.get_state())
+
+        self._steps.append(read)
+
     def _aliased(self, value: Any) -> Any:
         if isinstance(value, torch.Tensor):
             for address, storage in _storages(value).items():
@@ -270,6 +279,8 @@ class Recorder:
             return type(value)(self._aliased(each) for each in value)
         if isinstance(value, dict):
             return {name: self._aliased(each) for name, each in value.items()}
+        if isinstance(value, torch.device) and value.type not in {"cpu", "meta"}:
+            return self._device  # a mode below may have rewritten it
         return value
 
     def tape(self) -> Tape:
@@ -279,14 +290,6 @@ class Recorder:
         return Tape(self._steps, inputs)
 
     # --- taking back what ran while it was recorded ---------------------------------------------
-
-    def keep_random_state(self) -> None:
-        """Remember the random state of the target: a capture draws nothing."""
-        if self._device.type == "cpu":
-            self._random_state = torch.default_generator.get_state()
-        else:
-            module = getattr(torch, self._device.type)
-            self._random_state = module.get_rng_state()
 
     def _keep_generators(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         for value in (*args, *kwargs.values()):
@@ -312,11 +315,6 @@ class Recorder:
                 memory.copy_(before)
             for generator, state in self._generators:
                 generator.set_state(state)
-            if self._random_state is not None:
-                if self._device.type == "cpu":
-                    torch.default_generator.set_state(self._random_state)
-                else:
-                    getattr(torch, self._device.type).set_rng_state(self._random_state)
         self._before.clear()
         self._made.clear()
 

@@ -16,7 +16,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
-from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
+from torch.utils._python_dispatch import (
+    TorchDispatchMode,
+    _get_current_dispatch_mode,
+    _get_current_dispatch_mode_stack,
+)
 
 from ._recorded import Recorder, Tape
 
@@ -27,8 +31,10 @@ __all__ = [
     "capturing",
     "forbid",
     "forbid_event",
+    "forbid_seed",
     "fork",
     "mark",
+    "recording",
 ]
 
 _NOT_PERMITTED = 900, "operation not permitted when stream is capturing"
@@ -118,11 +124,37 @@ def forbid_event(what: str, recorded: Mark | None) -> None:
         raise capture_error(_CAPTURED_EVENT, recorded.capture.invalid)
 
 
+def recording() -> Capture | None:
+    """The capture that records what is called here."""
+    if not _captures:
+        return None
+    modes = _get_current_dispatch_mode_stack()
+    for capture in _captures:
+        if capture.is_among(modes) and capture.takes():
+            return capture
+    return None
+
+
+def forbid_seed(name: str) -> None:
+    """Refuse to seed the target's generator in a capture: a replay goes on where it was.
+
+    Raises:
+        RuntimeError: If a capture is under way here.
+    """
+    if recording() is not None:
+        raise RuntimeError(
+            f"Cannot call CUDAGeneratorImpl::{name} during CUDA graph capture. If you need this "
+            "call to be captured, please file an issue. Current cudaStreamCaptureStatus: "
+            "cudaStreamCaptureStatusActive"
+        )
+
+
 class Capture:
     """A capture that is under way.
 
     Args:
         device: The target.
+        generator: Draws the random numbers of the target.
         stream_id: The stream that it begins on.
         current_stream_id: Gives the number of the stream that is current in the thread.
         mode: CUDA's capture error mode.
@@ -131,6 +163,7 @@ class Capture:
     def __init__(
         self,
         device: torch.device,
+        generator: torch.Generator,
         stream_id: int,
         current_stream_id: Callable[[], int],
         mode: str,
@@ -141,7 +174,7 @@ class Capture:
         self.unjoined: set[int] = set()
         self.mode = mode
         self.invalid: str | None = None
-        self.recorder = Recorder(device)
+        self.recorder = Recorder(device, generator)
         # Whether the copy that is being called was asked for without waiting.
         self.asynchronous = False
         self._current_stream_id = current_stream_id
@@ -158,7 +191,6 @@ class Capture:
         """
         if capturing(self.origin) is not None:
             raise capture_error(ILLEGAL_STATE)
-        self.recorder.keep_random_state()
         # Compiled code calls no operators that could be recorded.
         if "torch._dynamo" in sys.modules:
             self._stance = torch.compiler.set_stance("force_eager")
@@ -208,6 +240,10 @@ class Capture:
         Threads of the autograd engine have no stream of their own: theirs is the forward's.
         """
         return not self.in_its_thread() or self._current_stream_id() in self.streams
+
+    def is_among(self, modes: list[Any]) -> bool:
+        """Whether the mode that records is on a stack of modes."""
+        return self._dispatch in modes
 
     def refusal(self, reason: str) -> Exception:
         """The error for a call that cannot be replayed; it invalidates the capture."""
