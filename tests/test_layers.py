@@ -16,7 +16,7 @@ LAYERS = [
     ["_spec", "_log", "_override"],
     ["_machine", "_settings", "_ledger", "_caller"],
     ["_policy"],
-    ["_context", "_patches", "_probe"],
+    ["_context", "_dtypes", "_patches", "_probe"],
     ["_registry", "_active", "_dispatch_mode"],
     ["_fallback", "_on_cpu", "_out_of_memory", "_verify"],
     ["_rules"],

@@ -25,6 +25,7 @@ import torch
 from torch.utils._pytree import tree_map
 
 from ._active import current
+from ._dtypes import NARROWER
 from ._log import user_frame, warn_once
 
 __all__ = ["Kernels", "during_backward", "kernels"]
@@ -40,7 +41,6 @@ _COMPOSITE = (
 _UNSAID = {"aten::native_batch_norm": frozenset({3, 4})}
 _COLLECTIVES = ("c10d", "_c10d", "symm_mem")
 # Dtypes that the target lacks, and what their values are kept in there.
-_NARROWER = {torch.float64: torch.float32, torch.complex128: torch.complex64}
 _NARROW_DTYPE = r"not implemented for '(Half|BFloat16)'"
 _WIDER = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
 
@@ -238,7 +238,7 @@ class _Call:
             if original is not None:
                 return original
             self.moved += _bytes(value)
-            return value.to(self.device, _NARROWER.get(value.dtype, value.dtype))
+            return value.to(self.device, NARROWER.get(value.dtype, value.dtype))
         if isinstance(value, (list, tuple)):
             return type(value)(self._back(item, originals) for item in value)
         return value

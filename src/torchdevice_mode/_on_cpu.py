@@ -17,6 +17,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from ._context import Context, is_accelerator_request
+from ._dtypes import NARROWER
 from ._log import user_frame, warn_once
 
 __all__ = ["Call", "compute_on_cpu", "name_of", "refuses_on_the_target", "written"]
@@ -31,7 +32,6 @@ _COLLECTIVES = r"(?i)c10d|distributed operators"
 _NOT_ELSEWHERE = frozenset(
     ("backward", "to", "cpu", "cuda", "type", "pin_memory", "share_memory_", "numpy", "_parse_to")
 )
-_NARROWER = {torch.float64: torch.float32, torch.complex128: torch.complex64}
 
 
 def refuses_on_the_target(context: Context, error: Exception) -> bool:
@@ -114,7 +114,7 @@ def _back(leaf: Any, originals: dict[int, torch.Tensor], device: torch.device) -
     original = originals.get(id(leaf))
     if original is not None:
         return original
-    return leaf.to(device, _NARROWER.get(leaf.dtype, leaf.dtype))
+    return leaf.to(device, NARROWER.get(leaf.dtype, leaf.dtype))
 
 
 def written(

@@ -24,6 +24,7 @@ from torch.utils import _pytree as pytree
 
 from ._caller import asked_by_torch, calling_frame
 from ._context import Context, is_accelerator_request
+from ._dtypes import NARROWER
 from ._fallback import kernels
 from ._log import user_frame, warn_once
 from ._on_cpu import compute_on_cpu, name_of, refuses_on_the_target, written
@@ -54,10 +55,6 @@ _NO_KERNEL = (
     r"|Could not run '([\w:.]+)' with arguments from the '\w+' backend"
 )
 
-_NARROWER: dict[torch.dtype, torch.dtype] = {
-    torch.float64: torch.float32,
-    torch.complex128: torch.complex64,
-}
 
 # Without a dtype these make what their data or the default dtype says, which may be float64.
 _CHOOSE_DTYPE = (make, make_from_data, make_normal)
@@ -151,7 +148,7 @@ def _adopt(context: Context, call: Call, frame: Any) -> Call | None:
         return None
     drawn = any(isinstance(leaf, torch._C.Generator) for leaf in leaves)
     into = written(func, args, kwargs)
-    wide = accelerators[0].type == "mps" and any(t.dtype in _NARROWER for t in strays)
+    wide = accelerators[0].type == "mps" and any(t.dtype in NARROWER for t in strays)
     destination = accelerators[0]
     if into and all(_is_on_cpu(t) for t in into) and not drawn:
         destination = torch.device("cpu")
@@ -219,8 +216,8 @@ def _hand_over(context: Context, call: Call, frame: Any) -> Call | None:
 
 def _to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Move a tensor, narrowed where the device lacks its dtype; gradients flow back."""
-    if device.type == "mps" and tensor.dtype in _NARROWER:
-        tensor = tensor.to(_NARROWER[tensor.dtype])
+    if device.type == "mps" and tensor.dtype in NARROWER:
+        tensor = tensor.to(NARROWER[tensor.dtype])
     return tensor.to(device)
 
 
@@ -241,12 +238,12 @@ def _cast_down(context: Context, call: Call, frame: Any, text: str) -> Call | No
 
     def narrowed(leaf: Any) -> Any:
         nonlocal changed
-        if isinstance(leaf, torch.dtype) and leaf in _NARROWER:
+        if isinstance(leaf, torch.dtype) and leaf in NARROWER:
             changed = True
-            return _NARROWER[leaf]
-        if isinstance(leaf, torch.Tensor) and leaf.dtype in _NARROWER:
+            return NARROWER[leaf]
+        if isinstance(leaf, torch.Tensor) and leaf.dtype in NARROWER:
             changed = True
-            return leaf.to(_NARROWER[leaf.dtype])
+            return leaf.to(NARROWER[leaf.dtype])
         return leaf
 
     new_args, new_kwargs = pytree.tree_map(narrowed, (args, kwargs))
