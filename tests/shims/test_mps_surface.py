@@ -300,6 +300,21 @@ def test_a_checkpoint_of_mps_is_loaded(redirected, mps_target, tmp_path):
         assert x.device == mps_target
 
 
+@pytest.mark.parametrize("make", [torch.Stream, torch.Event], ids=["stream", "event"])
+@pytest.mark.parametrize("device", ["mps", "mps:0", torch.device("mps", 0)], ids=str)
+def test_streams_and_events_for_mps_are_the_targets(redirected, mps_target, make, device):
+    made = [getattr(torch, make.__name__)(device), getattr(torch, make.__name__)(device=device)]
+    for each in made:
+        assert isinstance(each, make)
+        assert each.device is None or each.device.type == mps_target.type
+
+
+def test_a_state_that_the_program_moved_can_be_set(redirected):
+    state = torch.get_rng_state()
+    torch.set_rng_state(state.cpu())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_numbers_of_mps_reach_numpy(redirected):
     assert torch.ones(2, device="mps").cpu().numpy().tolist() == [1, 1]
 

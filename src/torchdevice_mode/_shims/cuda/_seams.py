@@ -18,6 +18,7 @@ import torch.autograd.profiler
 import torch.random
 import torch.utils.checkpoint
 
+from ..._active import current
 from ..._patches import Patch
 from ..._spec import parse
 from ..generators import set_state
@@ -42,6 +43,15 @@ def _stands_for_cuda(device: Any) -> bool:
     return kind == context.cuda_type.type
 
 
+def _through_policy(device: Any) -> Any:
+    """The device that a request is redirected to: `"mps"` on a machine with CUDA."""
+    context = current()
+    if context is None or not isinstance(device, (str, torch.device)):
+        return device
+    given = context.device_for(device, sys._getframe(2))
+    return device if given is None else given
+
+
 # --- torch.Stream and torch.Event ---------------------------------------------------------------
 
 _PlainStream: Any = torch.Stream
@@ -59,6 +69,10 @@ class _TorchStream(_PlainStream, metaclass=StandIn):  # type: ignore[misc]
         if cls is _TorchStream and not by_identity and _stands_for_cuda(device):
             index = device if isinstance(device, int) else None
             return Stream(index, priority=kwargs.get("priority", 0))
+        if args and not by_identity:
+            args = (_through_policy(device),)
+        elif "device" in kwargs:
+            kwargs["device"] = _through_policy(device)
         return _PlainStream.__new__(_PlainStream if cls is _TorchStream else cls, *args, **kwargs)
 
 
@@ -82,7 +96,7 @@ class _TorchEvent(_PlainEvent, metaclass=StandIn):  # type: ignore[misc]
             return event
         return _PlainEvent.__new__(
             _PlainEvent if cls is _TorchEvent else cls,
-            device,
+            _through_policy(device),
             enable_timing=enable_timing,
             blocking=blocking,
             interprocess=interprocess,
@@ -117,7 +131,7 @@ def _set_rng_state(original: Callable[[torch.Tensor], None]) -> Callable[[torch.
     @functools.wraps(original)
     def set_rng_state(new_state: torch.Tensor) -> None:
         # The program's `.cpu()`, or loading a checkpoint, may have moved it to the target.
-        if redirection() is None:
+        if current() is None:
             return original(new_state)
         return set_state(torch.default_generator, new_state)
 
