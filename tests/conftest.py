@@ -30,7 +30,7 @@ def pytest_report_header() -> str:
 
 # What stands for CUDA where there is none; a machine with CUDA has the real one.
 _ABOUT_STAND_INS = frozenset(
-    f"test_{name}"
+    f"shims/test_{name}.py"
     for name in (
         *("backends", "cuda_comm", "cuda_compile", "cuda_device", "cuda_graphs", "cuda_memory"),
         *("cuda_random", "cuda_seams", "cuda_streams", "cuda_surface", "cuda_tensor_types"),
@@ -48,9 +48,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if item.get_closest_marker(f"needs_{kind}") and not present:
                 item.add_marker(pytest.mark.skip(reason=f"needs a real {kind} device"))
         module = item.path.stem
+        place = f"{item.path.parent.name}/{item.path.name}"
         if module in _ABOUT_METAL and SIMULATED == "cuda":
             item.add_marker(pytest.mark.skip(reason="needs the simulated mps device"))
-        about_stand_ins = item.get_closest_marker("off_cuda") or module in _ABOUT_STAND_INS
+        about_stand_ins = item.get_closest_marker("off_cuda") or place in _ABOUT_STAND_INS
         if about_stand_ins and available["cuda"]:
             item.add_marker(pytest.mark.skip(reason="requests for CUDA are CUDA's own here"))
 
