@@ -233,6 +233,7 @@ def test_a_module_saved_with_cuda_can_be_loaded(location, tensors_on_cuda, targe
         check(module.cuda() if location is None else module, target)
 
 
+@pytest.mark.off_cuda
 def test_what_is_saved_names_the_devices_that_its_author_named():
     module = torch.jit.script(Placed("cuda").cuda())
     check(module, next(module.parameters()).device)

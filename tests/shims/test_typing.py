@@ -56,6 +56,7 @@ ALSO = {
 
 @pytest.mark.parametrize("name", OBJECTS)
 @pytest.mark.parametrize("other", CLASSES)
+@pytest.mark.off_cuda
 def test_isinstance_holds_for_an_objects_own_classes_only(name, other):
     instance, kind = OBJECTS[name](), CLASSES[other]()
     expected = name == other or (name, other) in ALSO
@@ -149,6 +150,7 @@ class Configuration:
     event: torch.cuda.Event = dataclasses.field(default_factory=lambda: torch.cuda.Event())
 
 
+@pytest.mark.off_cuda
 def test_dataclasses_hold_them(target):
     made = Configuration(generator=torch.Generator("cuda"))
     assert made.device == target
@@ -219,6 +221,7 @@ def test_classes_that_were_used_before_redirection_are_the_same_ones():
     assert isinstance(torch.Generator("cuda"), hint)
 
 
+@pytest.mark.off_cuda
 def test_a_device_is_a_plain_one(target):
     device = torch.device("cuda")
     assert type(device) is torch.device
