@@ -105,13 +105,14 @@ FORKS = [
     {"devices": ["cuda:0"]},
     {"devices": range(1), "device_type": "cuda"},
     {"device_type": "cuda"},
-    {"devices": iter([0]), "device_type": "cuda"},
+    {"devices": lambda: iter([0]), "device_type": "cuda"},
     {"device_type": "xpu"},
 ]
 
 
-@pytest.mark.parametrize("options", FORKS, ids=str)
+@pytest.mark.parametrize("options", FORKS, ids=range(len(FORKS)))
 def test_a_forked_state_comes_back(options):
+    options = {name: value() if callable(value) else value for name, value in options.items()}
     torch.manual_seed(5)
     with torch.random.fork_rng(**options):
         first = draw()
