@@ -20,6 +20,7 @@ import torch.jit.annotations
 
 from .._active import current
 from .._context import Context
+from .._out_of_memory import reports_out_of_memory
 from .._patches import Patch
 from .._spec import parse
 
@@ -116,6 +117,7 @@ def _replace(graph: Any, node: Any, kind: str, inputs: list[Any]) -> None:
 
 def _answering(call: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(call)
+    @reports_out_of_memory
     def run(self: Any, *args: Any, **kwargs: Any) -> Any:
         context = current()
         if context is None:
