@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
@@ -22,7 +22,8 @@ from torch.utils._python_dispatch import (
     _get_current_dispatch_mode_stack,
 )
 
-from ._recorded import Recorder, Tape
+if TYPE_CHECKING:
+    from ._recorded import Tape
 
 __all__ = [
     "ILLEGAL_STATE",
@@ -174,6 +175,9 @@ class Capture:
         self.unjoined: set[int] = set()
         self.mode = mode
         self.invalid: str | None = None
+        # Imported with the first capture: most programs make none.
+        from ._recorded import Recorder
+
         self.recorder = Recorder(device, generator)
         # Whether the copy that is being called was asked for without waiting.
         self.asynchronous = False

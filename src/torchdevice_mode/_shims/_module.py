@@ -12,7 +12,6 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .._context import Context
 from .._patches import Patch
 from ._surface import Row, Surface, held_by
 
@@ -22,32 +21,47 @@ _ABSENT = object()
 
 
 class _Answer:
-    """The descriptor of one name of one module."""
+    """The descriptor of one name of one module.
 
-    __slots__ = ("name", "original", "redirection", "row")
+    Args:
+        surface: The table.
+        path: The name, dotted below the surface's module.
+        original: What plain torch has there.
+        row: Its row; None if the file that holds it is imported when the name is first used.
+    """
 
-    def __init__(
-        self, name: str, row: Row, original: object, redirection: Callable[[], Context | None]
-    ) -> None:
-        self.name = name
-        self.row = row
+    __slots__ = ("_row", "name", "original", "path", "surface")
+
+    def __init__(self, surface: Surface, path: str, original: object, row: Row | None) -> None:
+        self.surface = surface
+        self.path = path
+        self.name = path.rpartition(".")[2]
         self.original = original
-        self.redirection = redirection
+        self._row = row
+
+    @property
+    def row(self) -> Row | None:
+        """The row; None where plain torch's own is right."""
+        if self._row is None:
+            self._row = self.surface.row(self.path)
+        return self._row
 
     def __get__(self, module: types.ModuleType | None, owner: type | None = None) -> Any:
         if module is None:
             return self
         found = held_by(module).get(self.name, _ABSENT)
         # A test or a library may have put something of its own there: that is what it wants.
-        if found is self.original and self.redirection() is not None:
-            return self.row.answer() if self.row.computed else self.row.answer
+        if found is self.original and self.surface.redirection() is not None:
+            row = self.row
+            if row is not None and row.answer is not None:
+                return row.answer() if row.computed else row.answer
         if found is _ABSENT:
             raise AttributeError(f"module {module.__name__!r} has no attribute {self.name!r}")
         return found
 
     def __set__(self, module: types.ModuleType, value: object) -> None:
         # `unittest.mock` puts back what it read, which was the answer.
-        if value is not self.row.answer:
+        if self._row is None or value is not self._row.answer:
             vars(module)[self.name] = value
         elif self.original is _ABSENT:
             vars(module).pop(self.name, None)
@@ -59,18 +73,20 @@ class _Answer:
             raise AttributeError(self.name)
 
 
-def _modules(root: str) -> Iterator[types.ModuleType]:
-    """The module and its submodules, as far as torch has imported them."""
-    # A quick look first: there are thousands of modules, and this is done when enabling.
-    for name in [name for name in sys.modules if name.startswith(root)]:
-        if name == root or name[len(root)] == ".":
-            yield sys.modules[name]
+def _modules(module: types.ModuleType) -> Iterator[types.ModuleType]:
+    """A module and its submodules, as far as torch has imported them."""
+    yield module
+    below = module.__name__ + "."
+    # Not by `sys.modules`, which holds thousands: this is done when enabling.
+    for name, value in list(held_by(module).items()):
+        if isinstance(value, types.ModuleType) and value.__name__ == below + name:
+            yield from _modules(value)
 
 
 def _rows_by_module(surface: Surface) -> dict[str, dict[str, Row]]:
     """The rows that answer, by the path of their module below the root and by name."""
     rows: dict[str, dict[str, Row]] = {"": {}}
-    for row in surface.rows.values():
+    for row in surface.known.values():
         if row.answer is not None:
             path, _, name = row.name.rpartition(".")
             rows.setdefault(path, {})[name] = row
@@ -83,18 +99,26 @@ def _answers(
     """The descriptors of a module: its own rows, and those of the root that it exports too."""
     held, root = held_by(module), held_by(sys.modules[surface.root])
     path = module.__name__[len(surface.root) + 1 :]
+    if path in surface.later:
+        exported = set(held.get("__all__", ()))
+        return {
+            name: _Answer(surface, f"{path}.{name}" if path else name, value, None)
+            for name, value in held.items()
+            if name in exported or _is_defined_in(module, value)
+        }
     found = {
-        name: (row, held.get(name, _ABSENT))
+        name: _Answer(surface, row.name, held.get(name, _ABSENT), row)
         for name, row in rows.get(path, {}).items()
         if name in held or row.name in surface.added
     }
     for name in rows[""].keys() & held.keys() - found.keys():
         if held[name] is root.get(name, _ABSENT):
-            found[name] = (rows[""][name], held[name])
-    return {
-        name: _Answer(name, row, original, surface.redirection)
-        for name, (row, original) in found.items()
-    }
+            found[name] = _Answer(surface, name, held[name], rows[""][name])
+    return found
+
+
+def _is_defined_in(module: types.ModuleType, value: object) -> bool:
+    return isinstance(value, (types.FunctionType, type)) and value.__module__ == module.__name__
 
 
 def _reclass(answers: dict[str, _Answer]) -> Callable[[type], type]:
@@ -112,6 +136,6 @@ def module_patches(surface: Surface) -> tuple[Patch, ...]:
             _reclass(answers),
             f"{surface.root} is plain Python functions and C++ calls into them: no mode sees them",
         )
-        for module in _modules(surface.root)
+        for module in _modules(sys.modules[surface.root])
         if (answers := _answers(surface, module, rows))
     )

@@ -18,9 +18,10 @@ from __future__ import annotations
 
 import enum
 import functools
+import importlib
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -86,15 +87,43 @@ class Surface:
     Args:
         root: The module, such as `"torch.cuda"`.
         device_type: The type of device that it is about.
+        later: Submodules whose rows are in a file that is imported when one of their names is
+            first used, with that file: enabling is quicker without.
         added: Names that torch's C++ adds to the module when it starts the device. Any other
             name that this torch lacks, it lacks under redirection too.
     """
 
-    def __init__(self, root: str, device_type: str, *, added: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self,
+        root: str,
+        device_type: str,
+        *,
+        added: frozenset[str] = frozenset(),
+        later: Mapping[str, str] | None = None,
+    ) -> None:
         self.root = root
         self.device_type = device_type
         self.added = added
-        self.rows: dict[str, Row] = {}
+        self.later = later or {}
+        self.known: dict[str, Row] = {}
+
+    @property
+    def rows(self) -> dict[str, Row]:
+        """Every row, by name, those of submodules that are answered later too."""
+        for module in self.later.values():
+            importlib.import_module(module)
+        return self.known
+
+    def row(self, name: str) -> Row | None:
+        """The row of a name; imports the file that holds it where that is put off."""
+        module = self.later.get(name.rpartition(".")[0])
+        if module is not None:
+            importlib.import_module(module)
+        found = self.known.get(name)
+        exported = name.rpartition(".")[2]
+        if found is None and self.plain(name) is self.plain(exported):
+            found = self.known.get(exported)  # the root has the row
+        return found
 
     # --- who answers ----------------------------------------------------------------------------
 
@@ -197,9 +226,9 @@ class Surface:
     # --- how rows are made ----------------------------------------------------------------------
 
     def _add(self, row: Row) -> None:
-        if row.name in self.rows:
+        if row.name in self.known:
             raise ValueError(f"two rows for {self.root}.{row.name}")
-        self.rows[row.name] = row
+        self.known[row.name] = row
 
     def _decorator(
         self,

@@ -61,8 +61,8 @@ def _past_the_mode(work: Callable[..., Any]) -> Callable[..., Any]:
     return work_past_the_mode
 
 
-def _modules() -> list[types.ModuleType]:
-    return [module for name, module in sys.modules.items() if name.startswith("torch.optim.")]
+# Not as attributes of torch.optim, which it deletes.
+_MODULES = [module for name, module in sys.modules.items() if name.startswith("torch.optim.")]
 
 
 def _arithmetic(module: types.ModuleType) -> str:
@@ -80,7 +80,7 @@ PATCHES: tuple[Patch, ...] = (
             _with_target,
             "each optimizer's module has its own reference to the list, and reads it in `step`",
         )
-        for module in _modules()
+        for module in _MODULES
         if hasattr(module, _CAPTURABLE)
     ),
     *(
@@ -90,7 +90,7 @@ PATCHES: tuple[Patch, ...] = (
             _past_the_mode,
             _NOTHING_TO_REWRITE,
         )
-        for module in _modules()
+        for module in _MODULES
         if callable(getattr(module, _arithmetic(module), None))
     ),
     Patch(lambda: torch.optim.Optimizer, "zero_grad", _past_the_mode, _NOTHING_TO_REWRITE),

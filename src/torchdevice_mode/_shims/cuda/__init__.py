@@ -15,8 +15,6 @@ from . import (  # noqa: F401 - most are imported for the rows that they hold
     _seams,
     _streams,
     _tensor_types,
-    _tools,
-    _tunable,
 )
 from ._surface import CUDA
 

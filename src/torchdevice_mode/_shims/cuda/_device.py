@@ -398,3 +398,29 @@ def cudart() -> Any:
 def check_error(res: int) -> None:
     if res != 0:
         raise RuntimeError(f"error ({res})")
+
+
+# --- kernels, and what torch writes in terms of other names -------------------------------------
+
+unsupported(
+    "_compile_kernel",
+    reason="CUDA source code cannot be compiled for it",
+    instead="write the function with torch operators",
+)
+native(
+    "amp.autocast",
+    "amp.GradScaler",
+    "amp.custom_fwd",
+    "amp.custom_bwd",
+    "amp.autocast_mode.autocast",
+    "amp.autocast_mode.custom_fwd",
+    "amp.autocast_mode.custom_bwd",
+    "amp.grad_scaler.GradScaler",
+    reason="torch's own, which reach torch.autocast and GradScaler for CUDA, and these are seams",
+)
+native(
+    "amp.amp_definitely_not_available",
+    "amp.common.amp_definitely_not_available",
+    reason="asks torch.cuda.is_available",
+)
+native("green_contexts.SUPPORTED", reason="a constant")

@@ -12,16 +12,18 @@ import itertools
 import pathlib
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..._patches import Patch
 from .._capture import ILLEGAL_STATE, Capture, capture_error, capturing, forbid, recording
-from .._recorded import Tape
 from . import _memory, _random, _streams
 from ._device import synchronize_target
 from ._surface import StandIn, Trace, emulated, plain, redirection, refusal, target
+
+if TYPE_CHECKING:
+    from .._recorded import Tape
 
 __all__ = ["PATCHES", "CUDAGraph", "Replayable"]
 

@@ -25,7 +25,22 @@ __all__ = [
     "unsupported",
 ]
 
-CUDA = Surface("torch.cuda", "cuda", added=frozenset({"_get_device_properties"}))
+# What few programs use, and torch has imported by now.
+_LATER = {
+    "tunable": "_tunable",
+    "nvtx": "_tools",
+    "profiler": "_tools",
+    "nccl": "_tools",
+    "jiterator": "_tools",
+    "gds": "_tools",
+}
+
+CUDA = Surface(
+    "torch.cuda",
+    "cuda",
+    added=frozenset({"_get_device_properties"}),
+    later={path: f"{__package__}.{file}" for path, file in _LATER.items()},
+)
 
 context = CUDA.context
 emulated = CUDA.emulated

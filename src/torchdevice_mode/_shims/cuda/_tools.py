@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ._surface import emulated, native, stubbed, unsupported
+from ._surface import emulated, stubbed, unsupported
 
 __all__: list[str] = []
 
@@ -109,7 +109,6 @@ unsupported(
 unsupported(
     "jiterator._create_jit_fn",
     "jiterator._create_multi_output_jit_fn",
-    "_compile_kernel",
     reason="CUDA source code cannot be compiled for it",
     instead="write the function with torch operators",
 )
@@ -120,24 +119,3 @@ unsupported(
     reason="GPUDirect Storage moves files to NVIDIA devices",
     instead="read the file with numpy.fromfile or torch.load",
 )
-
-
-# --- what torch writes in terms of other names --------------------------------------------------
-
-native(
-    "amp.autocast",
-    "amp.GradScaler",
-    "amp.custom_fwd",
-    "amp.custom_bwd",
-    "amp.autocast_mode.autocast",
-    "amp.autocast_mode.custom_fwd",
-    "amp.autocast_mode.custom_bwd",
-    "amp.grad_scaler.GradScaler",
-    reason="torch's own, which reach torch.autocast and GradScaler for CUDA, and these are seams",
-)
-native(
-    "amp.amp_definitely_not_available",
-    "amp.common.amp_definitely_not_available",
-    reason="asks torch.cuda.is_available",
-)
-native("green_contexts.SUPPORTED", reason="a constant")

@@ -1,9 +1,8 @@
-"""torch.mps on another device: importing this package fills the tables and makes the patches."""
+"""torch.mps on another device: the tables, whose rows are imported when a name is first used."""
 
 from __future__ import annotations
 
 from .._module import module_patches
-from . import _device, _event, _memory, _random, _tools  # noqa: F401 - for the rows they hold
 from ._surface import BACKEND, MPS
 
 __all__ = ["BACKEND", "MPS", "PATCHES"]

@@ -26,8 +26,10 @@ __all__ = [
     "unsupported",
 ]
 
-MPS = Surface("torch.mps", "mps")
-BACKEND = Surface("torch.backends.mps", "mps")
+_ROWS = f"{__package__}._rows"
+
+MPS = Surface("torch.mps", "mps", later={"": _ROWS, "event": _ROWS, "profiler": _ROWS})
+BACKEND = Surface("torch.backends.mps", "mps", later={"": _ROWS})
 
 emulated = MPS.emulated
 mapped = MPS.mapped

@@ -1,9 +1,4 @@
-"""`torch.accelerator`: the target, for programs that ask torch which accelerator there is.
-
-On a machine without one, plain torch has no answer for most names, and the CPU stands for it. On
-MPS torch's own answers are right, but for memory before torch 2.13, streams, and graphs. What is
-counted and current is what `torch.cuda` says. torch's own code is told what the machine has.
-"""
+"""What each name of `torch.accelerator` does under redirection."""
 
 from __future__ import annotations
 
@@ -18,19 +13,17 @@ from typing import Any, TypeVar
 import torch
 import torch.accelerator
 
-from .._active import current
-from .._context import Context
-from .._patches import Patch
-from .._spec import parse
-from ._capture import forbid
-from ._module import module_patches
-from ._surface import StandIn, State, Surface, Trace
-from .cuda import _memory, _streams
-from .cuda._device import synchronize_target
-from .cuda._graphs import Replayable
-from .cuda._index import exchange
+from ..._active import current
+from ..._spec import parse
+from .._capture import forbid
+from .._surface import StandIn, State, Trace
+from ..cuda import _memory, _streams
+from ..cuda._device import synchronize_target
+from ..cuda._graphs import Replayable
+from ..cuda._index import exchange
+from ._surface import ACCELERATOR
 
-__all__ = ["ACCELERATOR", "PATCHES"]
+__all__: list[str] = []
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -40,18 +33,6 @@ _PARTS_OF_BYTES = re.compile(r"torch\.(q|bits|float4|u?int[1-7]$)")
 # The function in which Dynamo calls, for the code that it traces, what is constant.
 _CALLS_FOR_USER = "invoke_and_store_as_constant"
 
-
-class _AcceleratorSurface(Surface):
-    """The table of torch.accelerator, which is about whatever the target is."""
-
-    def redirection(self) -> Context | None:
-        return current()
-
-    def target(self) -> torch.device:
-        return self.context().target
-
-
-ACCELERATOR = _AcceleratorSurface("torch.accelerator", "accelerator")
 
 _ASKS_PLAINLY = ("torch.", f"{__name__.partition('.')[0]}.")
 
@@ -344,5 +325,3 @@ if _PlainDeviceIndex is not None:
     )
 if _PlainGraph is not None:
     ACCELERATOR.emulated("Graph", "records operators and replays them on the same memory")(Graph)
-
-PATCHES: tuple[Patch, ...] = module_patches(ACCELERATOR)
