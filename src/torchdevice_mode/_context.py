@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import logging
 import types
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.compiler import is_compiling
@@ -30,8 +29,7 @@ _numbers: dict[tuple[Machine, Settings], int] = {}
 _by_number: dict[int, Context] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Resolution:
+class Resolution(NamedTuple):
     """A decision in torch's terms.
 
     Attributes:

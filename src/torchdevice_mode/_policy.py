@@ -6,7 +6,7 @@ decisions out.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ._machine import Machine
 from ._settings import Settings
@@ -16,8 +16,7 @@ from .errors import TargetError
 __all__ = ["Decision", "decide", "choose_target"]
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """What a request gets.
 
     Attributes:

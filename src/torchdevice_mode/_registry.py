@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.compiler import is_compiling
@@ -23,8 +22,7 @@ Handler = Callable[[Context, Callable[..., Any], tuple[Any, ...], dict[str, Any]
 """Called as `handler(context, func, args, kwargs)` in place of `func(*args, **kwargs)`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(NamedTuple):
     """A row: these functions are answered by this handler.
 
     Attributes:

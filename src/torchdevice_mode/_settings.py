@@ -132,7 +132,7 @@ def _checked(name: str, value: Any, *, origin: str) -> Any:
     return value
 
 
-_OPERATOR = re.compile(r"(aten::)?[a-zA-Z_]\w*")
+_OPERATOR = r"(aten::)?[a-zA-Z_]\w*"
 
 
 def _share_or_operator(value: Any, origin: str) -> str | None:
@@ -140,7 +140,7 @@ def _share_or_operator(value: Any, origin: str) -> str | None:
     try:
         share = float(text)
     except ValueError:
-        if not isinstance(value, bool) and _OPERATOR.fullmatch(text):
+        if not isinstance(value, bool) and re.fullmatch(_OPERATOR, text):
             return text
         share = -1.0
     if not 0.0 <= share <= 1.0:

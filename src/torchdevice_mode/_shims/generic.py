@@ -20,7 +20,7 @@ __all__ = ["PATCHES"]
 
 def _through_policy(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function whose `device` argument goes through the policy."""
-    position = list(inspect.signature(function).parameters).index("device")
+    position = _parameters(function).index("device")
 
     @functools.wraps(function)
     def answer(*args: Any, **kwargs: Any) -> Any:
@@ -36,6 +36,12 @@ def _through_policy(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(*args, **{**kwargs, "device": device})
 
     return answer
+
+
+def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
+    # Read off the code, as `inspect.signature` takes a tenth of a millisecond for each.
+    code = inspect.unwrap(function).__code__
+    return code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
 
 
 def _storage_on_target(original: Callable[..., Any]) -> Any:
@@ -66,7 +72,7 @@ def _python_function_patches() -> tuple[Patch, ...]:
     for module_name, name in _PYTHON_FUNCTIONS:
         module = sys.modules.get(module_name)
         function = getattr(module, name, None)
-        if function is None or "device" not in inspect.signature(function).parameters:
+        if function is None or "device" not in _parameters(function):
             continue  # another version of torch
         patches.append(
             Patch(

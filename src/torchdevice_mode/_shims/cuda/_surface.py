@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import torch.cuda  # noqa: F401 - rows look up what it has
+import torch.cuda.comm  # noqa: F401 - rows look up what it has
 
 from .._surface import Row, StandIn, State, Surface, Trace, end_graph
 
@@ -25,8 +25,9 @@ __all__ = [
     "unsupported",
 ]
 
-# What few programs use, and torch has imported by now.
+# What few programs use; torch, or the import above, has imported it by now.
 _LATER = {
+    "comm": "_comm",
     "tunable": "_tunable",
     "nvtx": "_tools",
     "profiler": "_tools",
