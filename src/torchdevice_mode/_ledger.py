@@ -10,7 +10,6 @@ import threading
 import types
 import weakref
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
@@ -39,8 +38,7 @@ class Site(NamedTuple):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """A site, how often it was passed, and what that cost where it is measured.
 
     Attributes:
@@ -51,7 +49,7 @@ class Entry:
     """
 
     site: Site
-    count: int
+    count: int  # type: ignore[assignment]  # the method of tuples is not missed
     moved: int = 0
     seconds: float = 0.0
 

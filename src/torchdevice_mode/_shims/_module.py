@@ -111,6 +111,12 @@ def _answers(
         for name, row in rows.get(path, {}).items()
         if name in held or row.name in surface.added
     }
+    for name in surface.later:
+        inside, _, last = name.rpartition(".")
+        if inside == path and last in held and not isinstance(held[last], types.ModuleType):
+            found[last] = _Answer(surface, name, held[last], None)
+        elif not inside and held.get(name, _ABSENT) is root.get(name):
+            found[name] = _Answer(surface, name, held[name], None)  # exported by the root, too
     for name in rows[""].keys() & held.keys() - found.keys():
         if held[name] is root.get(name, _ABSENT):
             found[name] = _Answer(surface, name, held[name], rows[""][name])

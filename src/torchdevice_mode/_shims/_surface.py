@@ -87,7 +87,7 @@ class Surface:
     Args:
         root: The module, such as `"torch.cuda"`.
         device_type: The type of device that it is about.
-        later: Submodules whose rows are in a file that is imported when one of their names is
+        later: Submodules and names whose rows are in a file that is imported when one of them is
             first used, with that file: enabling is quicker without.
         added: Names that torch's C++ adds to the module when it starts the device. Any other
             name that this torch lacks, it lacks under redirection too.
@@ -110,13 +110,13 @@ class Surface:
     @property
     def rows(self) -> dict[str, Row]:
         """Every row, by name, those of submodules that are answered later too."""
-        for module in self.later.values():
+        for module in set(self.later.values()):
             importlib.import_module(module)
         return self.known
 
     def row(self, name: str) -> Row | None:
         """The row of a name; imports the file that holds it where that is put off."""
-        module = self.later.get(name.rpartition(".")[0])
+        module = self.later.get(name) or self.later.get(name.rpartition(".")[0])
         if module is not None:
             importlib.import_module(module)
         found = self.known.get(name)

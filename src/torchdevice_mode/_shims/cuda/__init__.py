@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from .._module import module_patches
 from . import (  # noqa: F401 - most are imported for the rows that they hold
-    _allocator,
     _data_parallel,
     _device,
     _events,

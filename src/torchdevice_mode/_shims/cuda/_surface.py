@@ -36,11 +36,39 @@ _LATER = {
     "gds": "_tools",
 }
 
+_ALLOCATOR = (
+    "CUDAPluggableAllocator",
+    "MemPool",
+    "_use_uvm",
+    "caching_allocator_alloc",
+    "caching_allocator_delete",
+    "caching_allocator_disabled",
+    "caching_allocator_enable",
+    "change_current_allocator",
+    "get_allocator_backend",
+    "get_per_process_memory_fraction",
+    "memory._allocation_traceback",
+    "memory._dump_snapshot",
+    "memory._get_memory_metadata",
+    "memory._record_memory_history",
+    "memory._save_memory_usage",
+    "memory._save_segment_usage",
+    "memory._set_allocator_settings",
+    "memory._set_memory_metadata",
+    "memory._snapshot",
+    "memory_snapshot",
+    "set_per_process_memory_fraction",
+    "use_mem_pool",
+)
+
 CUDA = Surface(
     "torch.cuda",
     "cuda",
     added=frozenset({"_get_device_properties"}),
-    later={path: f"{__package__}.{file}" for path, file in _LATER.items()},
+    later={
+        **{path: f"{__package__}.{file}" for path, file in _LATER.items()},
+        **dict.fromkeys(_ALLOCATOR, f"{__package__}._allocator"),
+    },
 )
 
 context = CUDA.context
