@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance._reasons import REASONS
-from tests.conformance._table import table
+from ._reasons import REASONS
+from ._table import table
 
 ROOT = Path(__file__).parents[2]
 

@@ -110,9 +110,9 @@ class Surface:
     @property
     def rows(self) -> dict[str, Row]:
         """Every row, by name, those of submodules that are answered later too."""
-        for module in set(self.later.values()):
+        for module in self.later.values():
             importlib.import_module(module)
-        return self.known
+        return dict(sorted(self.known.items()))
 
     def row(self, name: str) -> Row | None:
         """The row of a name; imports the file that holds it where that is put off."""
