@@ -68,9 +68,8 @@ class Row(NamedTuple):
         name: Dotted name below the surface's module.
         state: How it is answered.
         reason: Why so, in one line.
-        answer: What stands in the name's place; None where plain torch's own does, or what a
-            patch puts there. A function of no arguments that makes it anew at each access if
-            `computed`.
+        answer: What stands in the name's place; None where plain torch's own does. A function of
+            no arguments that makes it anew at each access if `computed`.
         computed: Whether the name is a value that changes, as `default_generators` is.
     """
 
@@ -161,11 +160,6 @@ class Surface:
         """
         for name in names:
             self._add(Row(name, State.NATIVE, reason))
-
-    def patched(self, *names: str, state: State, reason: str) -> None:
-        """Say what a patch does with names, which no row can stand for: parts of classes."""
-        for name in names:
-            self._add(Row(name, state, reason))
 
     def mapped(self, name: str, reason: str, *, trace: Trace = Trace.INLINE) -> Callable[[_F], _F]:
         """Decorate the function or class that calls the target's counterpart of a name."""
