@@ -40,10 +40,17 @@ def make(
 
 
 def unpinned(context: Context, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Arguments without `pin_memory` where no memory can be pinned: CUDA does that."""
-    if kwargs.get("pin_memory") and context.cuda_type.type != "cuda":
-        return {**kwargs, "pin_memory": False}
-    return kwargs
+    """Arguments without `pin_memory` where no memory can be pinned.
+
+    CUDA pins memory of the CPU. Without CUDA nobody can, and where requests for the CPU go to
+    CUDA there is none to pin.
+    """
+    if not kwargs.get("pin_memory"):
+        return kwargs
+    on_cpu = context.resolve("cpu").device
+    if context.cuda_type.type == "cuda" and (on_cpu is None or on_cpu.type == "cpu"):
+        return kwargs
+    return {**kwargs, "pin_memory": False}
 
 
 def decides_device(context: Context, generator: torch.Generator) -> bool:
