@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "torchdevice_mode"
 
 LAYERS = [
-    ["errors", "_places"],
+    ["errors", "_imports", "_places"],
     ["_spec", "_log", "_override"],
     ["_machine", "_settings", "_ledger", "_caller"],
     ["_policy"],
@@ -26,7 +26,7 @@ LAYERS = [
     ["_shims"],
     ["_session"],
     ["_api"],
-    ["simulate", "_gap", "_info", "_run", "_summary", "_torch_import"],
+    ["simulate", "_gap", "_info", "_run", "_summary"],
     ["cli", "pytest_plugin"],
     ["__init__"],
     ["__main__"],
@@ -34,7 +34,7 @@ LAYERS = [
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 # These know nothing of torch: the policy can be tested, and settings read, without it.
 WITHOUT_TORCH = ["errors", "_spec", "_log", "_override", "_machine", "_settings", "_ledger"]
-WITHOUT_TORCH += ["_caller", "_policy", "_patches", "_places"]
+WITHOUT_TORCH += ["_caller", "_policy", "_patches", "_places", "_imports"]
 
 
 def module_of(path: Path) -> str:

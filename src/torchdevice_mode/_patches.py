@@ -7,9 +7,14 @@ they were and an attribute that was absent is absent again.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
-__all__ = ["Hook", "Patch", "Patches"]
+from ._imports import when_imported
+
+__all__ = ["Hook", "Patch", "Patches", "late"]
+
+_Context = Callable[[], AbstractContextManager[object]]
 
 _ABSENT = object()
 
@@ -41,6 +46,31 @@ class Hook(NamedTuple):
 
     install: Callable[[], Callable[[], None]]
     reason: str
+
+
+def late(module: str, patch: Patch, *, around: _Context = nullcontext) -> Hook:
+    """A patch of a module that torch imports late: made at once if it has been, else then.
+
+    Args:
+        module: The module that is waited for.
+        patch: What is replaced; its owner is asked for when the module has been imported.
+        around: Gives the context that the module's code is executed in.
+
+    Returns:
+        The hook for the table of all changes.
+    """
+
+    def install() -> Callable[[], None]:
+        patches = Patches()
+        take_back = when_imported(module, lambda: patches.install([patch]), around=around)
+
+        def remove() -> None:
+            take_back()
+            patches.restore()
+
+        return remove
+
+    return Hook(install, patch.reason)
 
 
 class Patches:

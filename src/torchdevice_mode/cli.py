@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
+from ._imports import when_imported
 from ._log import configure
 from ._run import Program, prepare, run
 from ._settings import ENVIRONMENT, Settings
 from ._summary import render
-from ._torch_import import when_torch_is_imported
 from .errors import TorchDeviceError
 
 if TYPE_CHECKING:
@@ -272,7 +272,7 @@ def _run(options: argparse.Namespace, program: Program | None) -> int:
             # without it. Otherwise torch is imported when the program does.
             _import_torch(options)
         contexts: list[Context | None] = []
-        when_torch_is_imported(lambda: contexts.append(_enable(settings)))
+        when_imported("torch", lambda: contexts.append(_enable(settings)))
     except OSError as error:
         problem = f"can't open file {error.filename!r}: [Errno {error.errno}] {error.strerror}"
         print(f"torchdevice: {problem}", file=sys.stderr)

@@ -11,16 +11,15 @@ are added while redirection is on.
 from __future__ import annotations
 
 import functools
-import importlib.abc
-import importlib.machinery
 import sys
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from .. import _active
 from .._modes import replace_innermost, restore_stack
-from .._patches import Hook, Patch
+from .._patches import Hook, Patch, late
 from .._rules import RULES
 
 __all__ = ["PATCHES"]
@@ -29,47 +28,14 @@ _DYNAMO = "torch._dynamo"
 _OVERRIDABLE = ("torch._dynamo.variables.torch", "get_overridable_functions")
 
 
-class _Finder(importlib.abc.MetaPathFinder):
-    """Finds Dynamo as the others do, and has it executed under plain torch.
-
-    Args:
-        afterwards: Called when it has been.
-    """
-
-    def __init__(self, afterwards: Callable[[], None]) -> None:
-        self.afterwards = afterwards
-
-    def find_spec(
-        self,
-        fullname: str,
-        path: Sequence[str] | None,
-        target: types.ModuleType | None = None,
-    ) -> importlib.machinery.ModuleSpec | None:
-        if fullname != _DYNAMO:
-            return None
-        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
-        if spec is not None and spec.loader is not None:
-            _execute_under_plain_torch(spec.loader, self.afterwards)
-        return spec
-
-
-def _execute_under_plain_torch(
-    loader: importlib.abc.Loader, afterwards: Callable[[], None]
-) -> None:
-    execute = loader.exec_module
-
-    def under_plain_torch(module: types.ModuleType) -> None:
-        # On the instance, so that the loader is what it was as soon as this is done.
-        del loader.exec_module
-        before = replace_innermost(None)
-        try:
-            with _active.held(None):
-                execute(module)
-        finally:
-            restore_stack(before)
-        afterwards()
-
-    setattr(loader, "exec_module", under_plain_torch)
+@contextmanager
+def _plain_torch() -> Iterator[None]:
+    before = replace_innermost(None)
+    try:
+        with _active.held(None):
+            yield
+    finally:
+        restore_stack(before)
 
 
 def _with_ruled(original: Callable[[], set[Any]]) -> Callable[[], set[Any]]:
@@ -82,33 +48,21 @@ def _with_ruled(original: Callable[[], set[Any]]) -> Callable[[], set[Any]]:
     return get_overridable_functions
 
 
-def _install() -> Callable[[], None]:
-    removals: list[Callable[[], None]] = []
-    is_over = False  # another thread may end the redirection while this one imports Dynamo
-
-    def show_our_mode() -> None:
-        module, name = sys.modules.get(_OVERRIDABLE[0]), _OVERRIDABLE[1]
-        original = getattr(module, name, None)
-        if module is not None and original is not None and not is_over:
-            setattr(module, name, _with_ruled(original))
-            removals.append(lambda: setattr(module, name, original))
-
-    def remove() -> None:
-        nonlocal is_over
-        is_over = True
-        if finder in sys.meta_path:
-            sys.meta_path.remove(finder)
-        while removals:
-            removals.pop()()
-
-    finder = _Finder(show_our_mode)
-    if _DYNAMO in sys.modules:
-        show_our_mode()
-    else:
-        sys.meta_path.insert(0, finder)
-    return remove
+def _table_of_dynamo() -> Any:
+    """The module that asks which functions can be overridden, if this torch has it."""
+    module = sys.modules.get(_OVERRIDABLE[0])
+    return module if hasattr(module, _OVERRIDABLE[1]) else None
 
 
 PATCHES: tuple[Patch | Hook, ...] = (
-    Hook(_install, "Dynamo's tables of torch's functions are made when it is imported"),
+    late(
+        _DYNAMO,
+        Patch(
+            _table_of_dynamo,
+            _OVERRIDABLE[1],
+            _with_ruled,
+            "Dynamo's tables of torch's functions are made when it is imported",
+        ),
+        around=_plain_torch,
+    ),
 )
