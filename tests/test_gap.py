@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from torchdevice_mode import _gap, cli
+from torchdevice_mode import _gap, _places, cli
 from torchdevice_mode._places import PLACES
 from torchdevice_mode._shims import SURFACES
 
@@ -78,6 +78,12 @@ def test_every_place_says_why():
     for row in PLACES:
         assert row.state in {"below", "native", "open"}
         assert row.reason and not row.reason.endswith(".")
+
+
+@pytest.mark.skipif(not torch.__version__.startswith("2.13."), reason="rows for the newest torch")
+def test_every_place_is_one_that_nothing_else_answers_for():
+    answering = {_places.place(e.name) for e in ENTRIES if e.state in {"below", "native", "open"}}
+    assert set(PLACES) - answering == set()
 
 
 def test_the_command_prints_names_counts_and_what_is_missing(capsys):

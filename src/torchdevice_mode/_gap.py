@@ -177,19 +177,19 @@ def _import(name: str) -> types.ModuleType:
 
 def _surface_entries(surface: Surface) -> Iterator[Entry]:
     """The public names of a surface's modules, and the private ones that have rows."""
-    listed = set()
+    rows, listed = surface.rows, set()
     for module in _public_modules(surface.root):
         path = module.__name__[len(surface.root) + 1 :]
         for name in _public_names(module):
             dotted = f"{path}.{name}" if path else name
-            row = surface.rows.get(dotted)
+            row = rows.get(dotted)
             if row is None and surface.plain(name) is getattr(module, name):
-                row = surface.rows.get(name)  # the root exports it, too
+                row = rows.get(name)  # the root exports it, too
             listed.add(dotted)
             yield _row_entry(surface, dotted, row)
-    for dotted in surface.rows.keys() - listed:
+    for dotted in rows.keys() - listed:
         if surface.plain(dotted) is not None:
-            yield _row_entry(surface, dotted, surface.rows[dotted])
+            yield _row_entry(surface, dotted, rows[dotted])
 
 
 def _row_entry(surface: Surface, dotted: str, row: Row | None) -> Entry:

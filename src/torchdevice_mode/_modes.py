@@ -12,11 +12,20 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
+from . import _active
 from ._context import Context
 from ._dispatch_mode import RedirectDispatchMode
 from ._function_mode import RedirectFunctionMode
 
-__all__ = ["dispatch_modes", "entered", "innermost", "replace_innermost", "restore_stack", "retire"]
+__all__ = [
+    "dispatch_modes",
+    "entered",
+    "innermost",
+    "plain_torch",
+    "replace_innermost",
+    "restore_stack",
+    "retire",
+]
 
 _pop = torch._C._pop_torch_function_stack
 _push = torch._C._push_on_torch_function_stack
@@ -85,6 +94,17 @@ def entered(context: Context) -> Iterator[None]:
         yield
     finally:
         restore_stack(before)
+
+
+@contextmanager
+def plain_torch() -> Iterator[None]:
+    """No redirection in this thread for a block: none holds, and no mode of ours is on."""
+    with _active.held(None):
+        before = replace_innermost(None)
+        try:
+            yield
+        finally:
+            restore_stack(before)
 
 
 @contextmanager

@@ -44,13 +44,10 @@ PLACES: tuple[Place, ...] = (
     Place("torch.TypedStorage.is_pinned", "native", "False, as no memory is pinned"),
     Place("torch.TypedStorage.pin_memory", "native", "pins memory on the CPU where torch can"),
     Place("torch.TypedStorage*", "below", "hands the device to torch.device, which has a rule"),
-    Place("torch.UntypedStorage*", "below", "makes a storage by its constructor, a seam"),
     Place("torch.get_default_device", "native", "tells what was set"),
     Place("torch.set_default_device", "below", "makes a torch.device, which has a rule"),
     Place("torch.load", "below", "asks torch.serialization's registered packages: ours is one"),
     Place("torch.serialization.load", "below", "asks the registered packages: ours is one"),
-    Place("torch.AcceleratorError", "native", "an exception"),
-    Place("torch.OutOfMemoryError", "native", "an exception, raised for the target as well"),
     # --- torch.nn
     Place("torch.nn.parallel.DistributedDataParallel*", "open", _NOT_YET),
     Place("torch.nn.Module.cuda", "below", "calls Tensor.cuda, which has a rule"),
@@ -61,9 +58,7 @@ PLACES: tuple[Place, ...] = (
     Place("torch.nn.Transformer.generate_square_subsequent_mask", "below", _CALLS),
     Place("torch.nn.*Uninitialized*", "below", _CALLS),
     Place("torch.nn.*DataParallel.*", "below", "calls functions of torch.nn.parallel, with seams"),
-    Place("torch.nn.utils.rnn.PackedSequence.*", "below", _MOVES),
     Place("torch.nn.attention.flex_attention.*", "below", _CALLS),
-    Place("torch.nn.attention.bias.*", "below", _CALLS),
     # --- optimisation and differentiation
     Place("torch.optim.swa_utils.*", "below", _MOVES),
     Place("torch.autograd.profiler.FunctionEvent*", "native", "a record of what was measured"),
@@ -78,17 +73,13 @@ PLACES: tuple[Place, ...] = (
     Place("torch.amp.custom_bwd", "below", "enters torch.autocast, which is a seam"),
     Place("torch.random.fork_rng", "below", "reaches torch.cuda, which is a surface"),
     # --- programs in other forms
-    Place("torch.jit.load", "below", "makes a torch.device of map_location, which has a rule"),
     Place("torch.jit.Future", "open", "made for remote calls between devices, which are CUDA's"),
     Place("torch.futures.Future", "open", "made for remote calls between devices, CUDA's alone"),
     Place("torch.hub.load_state_dict_from_url", "below", "calls torch.load"),
     Place("torch.package.PackageImporter.load_pickle", "below", "asks the registered packages"),
     Place("torch.library.custom_op", "below", "registers by CustomOpDef, which is a seam"),
     Place("torch.library.register_*", "below", "registers by CustomOpDef, which is a seam"),
-    Place("torch.export.*", "native", "prints devices"),
-    Place("torch.fx.*", "native", "prints devices"),
     # --- made-up data, windows, distributions
-    Place("torch.testing.assert_close", "native", "compares devices"),
     Place("torch.testing.make_tensor", "below", _CALLS),
     Place("torch.signal.windows.*", "below", _CALLS),
     # --- several processes

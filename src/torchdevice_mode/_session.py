@@ -19,7 +19,14 @@ from ._function_mode import RedirectFunctionMode
 from ._ledger import Ledger
 from ._log import configure, logger, warn_once
 from ._machine import Machine
-from ._modes import dispatch_modes, innermost, replace_innermost, restore_stack, retire
+from ._modes import (
+    dispatch_modes,
+    innermost,
+    plain_torch,
+    replace_innermost,
+    restore_stack,
+    retire,
+)
 from ._patches import Patches
 from ._probe import probe
 from ._settings import Settings
@@ -39,12 +46,8 @@ _TESTED_PLATFORMS = frozenset({"linux", "darwin"})
 
 def machine() -> Machine:
     """The facts about this machine, from plain torch."""
-    with _active.held(None):
-        before = replace_innermost(None)
-        try:
-            return probe()
-        finally:
-            restore_stack(before)
+    with plain_torch():
+        return probe()
 
 
 def new_context(settings: Settings) -> Context | None:

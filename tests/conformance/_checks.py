@@ -19,7 +19,7 @@ from tests.simulate._database import (
     inputs_on,
     samples,
 )
-from tests.simulate.test_modules import assert_close, stepped, trained
+from tests.simulate.test_modules import assert_close, made, stepped, trained
 from torchdevice_mode import redirect
 
 __all__ = ["ENTRIES", "Outcome", "check"]
@@ -151,13 +151,7 @@ def _errors(name: str) -> Iterator[str]:
 def _module(name: str) -> Iterator[str]:
     info = MODULES[name]
     for training in (True, False):
-        for sample in info.module_inputs_func(
-            info, device="cpu", dtype=torch.float32, requires_grad=True, training=training
-        ):
-            if sample.forward_input is None:
-                continue
-            made = sample.constructor_input
-            module = info.module_cls(*made.args, **made.kwargs).train(training)
+        for module, sample in made(info, training):
             try:
                 expected = trained(module, sample, CPU)
             except RuntimeError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
 import sys
 import types
 from unittest import mock
@@ -145,3 +146,14 @@ def test_lazy_init_refuses_a_request_that_only_cpp_saw():
 
     with redirect(), pytest.raises(AssertionError, match=r"CUDA enabled.*does not see it: name"):
         Caller()()
+
+
+def test_what_is_imported_later_has_rows_for_what_is_put_off_alone():
+    code = """
+from torchdevice_mode._shims import SURFACES
+at_once = {surface.root: set(surface.known) for surface in SURFACES}
+for surface in SURFACES:
+    later = {n for n in surface.rows if surface.later.keys() & {n, n.rpartition('.')[0]}}
+    assert set(surface.rows) - at_once[surface.root] == later, surface.root
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -77,18 +78,22 @@ def assert_close(expected: Any, actual: Any) -> None:
             )
 
 
+def made(info: ModuleInfo, training: bool) -> Iterator[tuple[torch.nn.Module, Any]]:
+    """Each module that the database has samples for, and the sample."""
+    for sample in info.module_inputs_func(
+        info, device="cpu", dtype=torch.float32, requires_grad=True, training=training
+    ):
+        if sample.forward_input is not None:
+            given = sample.constructor_input
+            yield info.module_cls(*given.args, **given.kwargs).train(training), sample
+
+
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluating"])
 @pytest.mark.parametrize("info", rows(MODULES))
 def test_modules_train_as_on_the_cpu(info: ModuleInfo, training: bool) -> None:
     seed()
     compared = 0
-    for sample in info.module_inputs_func(
-        info, device="cpu", dtype=torch.float32, requires_grad=True, training=training
-    ):
-        if sample.forward_input is None:
-            continue
-        made = sample.constructor_input
-        module = info.module_cls(*made.args, **made.kwargs).train(training)
+    for module, sample in made(info, training):
         assert_close(trained(module, sample, CPU), trained(module, sample, DEVICE))
         compared += 1
     assert compared

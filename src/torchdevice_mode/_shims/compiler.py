@@ -13,12 +13,10 @@ from __future__ import annotations
 import functools
 import sys
 import types
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
-from .. import _active
-from .._modes import replace_innermost, restore_stack
+from .._modes import plain_torch
 from .._patches import Hook, Patch, late
 from .._rules import RULES
 
@@ -26,16 +24,6 @@ __all__ = ["PATCHES"]
 
 _DYNAMO = "torch._dynamo"
 _OVERRIDABLE = ("torch._dynamo.variables.torch", "get_overridable_functions")
-
-
-@contextmanager
-def _plain_torch() -> Iterator[None]:
-    before = replace_innermost(None)
-    try:
-        with _active.held(None):
-            yield
-    finally:
-        restore_stack(before)
 
 
 def _with_ruled(original: Callable[[], set[Any]]) -> Callable[[], set[Any]]:
@@ -63,6 +51,6 @@ PATCHES: tuple[Patch | Hook, ...] = (
             _with_ruled,
             "Dynamo's tables of torch's functions are made when it is imported",
         ),
-        around=_plain_torch,
+        around=plain_torch,
     ),
 )
