@@ -20,6 +20,8 @@ LAYERS = [
     ["_registry", "_active", "_dispatch_mode"],
     ["_fallback", "_on_cpu", "_out_of_memory", "_verify"],
     ["_rules"],
+    ["_float64"],
+    ["_adoption"],
     ["_recovery"],
     ["_function_mode"],
     ["_modes"],
