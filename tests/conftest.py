@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import Counter
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -108,3 +110,19 @@ def target() -> torch.device:
     """The device that requests for CUDA get on this machine."""
     decision = torchdevice_mode.explain("cuda")
     return torch.device(str(decision.device or "cuda:0"))
+
+
+@pytest.fixture
+def events(request: pytest.FixtureRequest) -> Callable[[str], int]:
+    """Events of a kind that the ledger counted since the test began, on lines of its file."""
+    file = str(request.path)
+
+    def count() -> Counter[str]:
+        found: Counter[str] = Counter()
+        for entry in torchdevice_mode.ledger().entries():
+            if entry.site.file == file:
+                found[entry.site.kind] += entry.count
+        return found
+
+    before = count()
+    return lambda kind: count()[kind] - before[kind]

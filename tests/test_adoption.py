@@ -1,0 +1,287 @@
+"""Stray operands are brought to one device, and what a call writes into is what changes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import torchdevice_mode
+from torchdevice_mode import simulate
+from torchdevice_mode._log import forget_warnings
+from torchdevice_mode.errors import TorchDeviceWarning
+
+on_simulated = pytest.mark.skipif(
+    simulate.loaded_device() != "mps", reason="needs the simulated mps device"
+)
+
+
+@pytest.fixture(autouse=True)
+def warnings_are_said_anew():
+    forget_warnings()
+
+
+def from_numpy(*values, dtype=np.float32):
+    """A CPU tensor under every policy."""
+    return torch.from_numpy(np.array(values, dtype=dtype))
+
+
+def ones():
+    return torch.ones(4, device="cuda")
+
+
+def square(tensor):
+    return tensor.reshape(1, 1, 2, 2)
+
+
+# Each is given a float tensor of 0 to 3, a boolean one, and an integer one, all on the CPU.
+MEETINGS = {
+    "keyword": lambda s, m, i: torch.add(input=ones(), other=s, alpha=2),
+    "three operands": lambda s, m, i: torch.addcmul(ones(), s, ones(), value=2),
+    "nested in a tuple": lambda s, m, i: torch.cat((ones(), s, ones())),
+    "nested in a list": lambda s, m, i: torch._foreach_add([ones()], [s])[0],
+    "einsum": lambda s, m, i: torch.einsum("i,j->ij", ones(), s),
+    "mask of where": lambda s, m, i: torch.where(m, ones(), 0.0),
+    "mask of masked_fill": lambda s, m, i: ones().masked_fill(m, 0.0),
+    "mask of masked_select": lambda s, m, i: torch.masked_select(ones(), m),
+    "mask of attention": lambda s, m, i: torch.nn.functional.scaled_dot_product_attention(
+        *(square(ones()),) * 3, attn_mask=torch.eye(2, device="cuda").bool().logical_or(m[1])
+    ),
+    "mask as index": lambda s, m, i: ones()[m],
+    "indices": lambda s, m, i: ones()[i],
+    "indices of both kinds": lambda s, m, i: ones().reshape(2, 2)[
+        i // 2, torch.tensor([1, 0], device="cuda")
+    ],
+    "indexed itself": lambda s, m, i: s[torch.tensor([1, 2], device="cuda")],
+    "masked itself": lambda s, m, i: s[ones() > 0],
+    "take_along_dim": lambda s, m, i: torch.take_along_dim(ones(), i, 0),
+    "repeat_interleave": lambda s, m, i: torch.repeat_interleave(ones()[:2], i),
+    "embedding": lambda s, m, i: torch.nn.functional.embedding(i, ones().reshape(4, 1)),
+    "convolution": lambda s, m, i: torch.nn.functional.conv2d(square(ones()), square(s)),
+    "layer_norm": lambda s, m, i: torch.nn.functional.layer_norm(ones(), (4,), weight=s),
+    "weights of a loss": lambda s, m, i: torch.nn.functional.cross_entropy(
+        ones().reshape(1, 4), torch.tensor([1], device="cuda"), weight=s
+    ),
+    "target of a loss": lambda s, m, i: torch.nn.functional.cross_entropy(
+        ones().reshape(2, 2), i // 2
+    ),
+    "solve": lambda s, m, i: torch.linalg.solve(torch.eye(2, device="cuda"), s[:2]),
+    "comparison": lambda s, m, i: ones() == s,
+    "aten": lambda s, m, i: torch.ops.aten.add(ones(), s),
+    "module": lambda s, m, i: torch.nn.LayerNorm(4)(s),
+}
+
+
+def strays():
+    return from_numpy(0, 1, 2, 3), from_numpy(0, 1, 0, 1, dtype=bool), from_numpy(2, 0, dtype=int)
+
+
+@pytest.mark.parametrize("call", MEETINGS.values(), ids=MEETINGS)
+def test_a_cpu_tensor_that_meets_accelerator_tensors_is_moved_for_the_call(
+    redirected, target, call
+):
+    given = strays()
+    result = call(*given)
+    assert result.device == target
+    assert {tensor.device.type for tensor in given} == {"cpu"}
+    with torchdevice_mode.redirect(target="cpu"):
+        expected = call(*strays())
+    torch.testing.assert_close(result.tolist(), expected.tolist())
+
+
+# Each changes one of a CPU tensor of 0 to 3 and an accelerator tensor of ones.
+WRITES = {
+    "masked by the CPU": lambda s, p: p.__setitem__(from_numpy(0, 1, 0, 1, dtype=bool), s[:2]),
+    "indexed by the CPU": lambda s, p: p.index_put_((from_numpy(2, 0, dtype=int),), s[:2]),
+    "masked_fill_": lambda s, p: p.masked_fill_(s > 1, 0.0),
+    "scatter_": lambda s, p: p.scatter_(0, from_numpy(2, 0, dtype=int), s[2:]),
+    "add_": lambda s, p: p.add_(s, alpha=2),
+    "copy_": lambda s, p: p.copy_(s),
+    "set_ a slice": lambda s, p: p.__setitem__(slice(2), s[2:]),
+    "by an accelerator mask": lambda s, p: s.__setitem__(p > 0, p + 1),
+    "view": lambda s, p: s[1:].mul_(p[:3] + 1),
+    "out": lambda s, p: torch.logaddexp(p, s, out=s),
+    "out on the accelerator": lambda s, p: torch.mul(s, s, out=p),
+}
+
+
+@pytest.mark.parametrize("call", WRITES.values(), ids=WRITES)
+def test_what_a_call_writes_into_is_what_changes(redirected, target, call):
+    stray, placed = strays()[0], ones()
+    call(stray, placed)
+    with torchdevice_mode.redirect(target="cpu"):
+        plain_stray, plain_placed = strays()[0], ones()
+        call(plain_stray, plain_placed)
+    assert (stray.device.type, placed.device) == ("cpu", target)
+    torch.testing.assert_close(stray.tolist(), plain_stray.tolist())
+    torch.testing.assert_close(placed.tolist(), plain_placed.tolist())
+
+
+def test_outputs_on_two_devices_are_both_written(redirected):
+    values, indices = torch.empty(4, device="cuda"), from_numpy(0, 0, 0, 0, dtype=int)
+    result = torch.sort(strays()[0], descending=True, out=(values, indices))
+    assert result[0] is values
+    assert result[1] is indices
+    assert values.tolist() == [3, 2, 1, 0]
+    assert indices.tolist() == [3, 2, 1, 0]
+
+
+@on_simulated
+def test_an_adoption_is_counted_at_the_users_line(redirected, events):
+    stray, placed = strays()[0], ones()
+    for _ in range(3):
+        placed + stray
+    placed * from_numpy(2)[0]  # no dimensions: torch takes it as it is
+    assert events("adoption") == 3
+
+
+@on_simulated
+def test_plain_torch_refuses_as_ever(redirected):
+    stray, placed = strays()[0], ones()
+    with torchdevice_mode.native(), pytest.raises(RuntimeError, match="same device"):
+        stray + placed
+
+
+def test_a_call_that_is_wrong_in_two_ways_shows_the_programs_own_error(redirected):
+    with pytest.raises(RuntimeError, match="must match the size"):
+        ones() + from_numpy(1, 2, 3)
+
+
+@on_simulated
+def test_one_call_may_need_two_remedies(redirected, target):
+    with pytest.warns(TorchDeviceWarning, match="float64-downcast"):
+        result = torch.sum(ones() * strays()[0], dtype=torch.float64)
+        same = torch.stack([from_numpy(1.5, dtype=np.float64), torch.ones(1, device="cuda")])
+    assert (result.device, result.item()) == (target, 6)
+    assert (same.device, same.tolist()) == (target, [[1.5], [1.0]])
+
+
+class Scaled(torch.autograd.Function):
+    """Meets a NumPy array's tensor on the way back."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * from_numpy(1, 2, 3, 4)
+
+
+def test_strays_are_adopted_in_backward(redirected):
+    x = ones().requires_grad_()
+    x.register_hook(lambda gradient: gradient + from_numpy(1, 1, 1, 1))
+    Scaled.apply(x).sum().backward()
+    assert x.grad.tolist() == [2, 3, 4, 5]
+
+
+def test_a_module_left_on_the_cpu_learns_there(redirected):
+    with torchdevice_mode.native():
+        layer = torch.nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=1.0)
+    before = layer.weight.detach().clone()
+    layer(ones()).sum().backward()
+    optimizer.step()
+    assert layer.weight.device.type == "cpu"
+    assert (before - layer.weight).flatten().tolist() == pytest.approx([1, 1, 1, 1])
+
+
+# --- what torch takes on the CPU only -------------------------------------------------------
+
+LENGTHS = {
+    "without a device": lambda: torch.tensor([3, 2]),
+    "called to the CPU": lambda: torch.tensor([3, 2], device="cuda").cpu(),
+    "on the target": lambda: torch.tensor([3, 2], device="cuda"),
+    "from NumPy": lambda: from_numpy(3, 2, dtype=int),
+    "a list": lambda: [3, 2],
+}
+
+
+@pytest.mark.parametrize("enforce_sorted", [True, False])
+@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
+def test_sequences_are_packed_by_lengths_from_anywhere(redirected, target, lengths, enforce_sorted):
+    padded = torch.arange(6.0, device="cuda").reshape(2, 3, 1)
+    packed = torch.nn.utils.rnn.pack_padded_sequence(
+        padded, lengths(), batch_first=True, enforce_sorted=enforce_sorted
+    )
+    assert packed.data.device == target
+    assert packed.is_cuda and packed.cuda().data.device == target
+    assert packed.data.flatten().tolist() == [0, 3, 1, 4, 2]
+    output, _ = torch.nn.GRU(1, 2, batch_first=True).cuda()(packed)
+    unpacked, sizes = torch.nn.utils.rnn.pad_packed_sequence(output, batch_first=True)
+    assert (unpacked.shape, sizes.tolist()) == ((2, 3, 2), [3, 2])
+
+
+@pytest.mark.parametrize("places", [torch.tensor, lambda v: torch.tensor(v, device="cuda")])
+def test_a_tensor_is_split_at_places_from_anywhere(redirected, target, places):
+    parts = ones().tensor_split(places([1, 3]))
+    assert [part.tolist() for part in parts] == [[1], [1, 1], [1]]
+    assert parts[0].device == target
+
+
+# --- generators -----------------------------------------------------------------------------
+
+DRAWS = {
+    "random_": lambda x, g: x.random_(100, generator=g),
+    "normal_": lambda x, g: x.normal_(generator=g),
+    "uniform_": lambda x, g: x.uniform_(2, 3, generator=g),
+    "bernoulli_": lambda x, g: x.bernoulli_(0.5, generator=g),
+    "randn out": lambda x, g: torch.randn(4, generator=g, out=x),
+    "a view": lambda x, g: x[1:].exponential_(generator=g),
+}
+
+
+@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+def test_a_cpu_tensor_is_filled_by_a_cuda_generator(redirected, target, draw):
+    stray, placed = from_numpy(0, 0, 0, 0), torch.zeros(4, device="cuda")
+    result = draw(stray, torch.Generator(device="cuda").manual_seed(3))
+    draw(placed, torch.Generator(device="cuda").manual_seed(3))
+    assert result.device.type == stray.device.type == "cpu"
+    assert stray.any()
+    assert stray.tolist() == placed.tolist()
+
+
+def test_a_filled_tensor_is_the_same_object(redirected):
+    stray = from_numpy(0, 0)
+    assert stray.normal_(generator=torch.Generator("cuda")) is stray
+
+
+@pytest.mark.parametrize("draw", [torch.bernoulli, lambda x, **k: torch.multinomial(x, 4, **k)])
+def test_draws_from_a_cpu_tensor_by_a_cuda_generator_repeat(redirected, draw):
+    def once():
+        chances = from_numpy(0.5, 0.5, 0.5, 0.5)
+        return draw(chances, generator=torch.Generator("cuda").manual_seed(0)).tolist()
+
+    assert set(once()) <= {0, 1, 2, 3}
+    assert once() == once()
+
+
+SAMPLERS = {
+    "shuffle": lambda data, g: {"shuffle": True, "generator": g},
+    "random": lambda data, g: {"sampler": torch.utils.data.RandomSampler(data, generator=g)},
+    "with replacement": lambda data, g: {
+        "sampler": torch.utils.data.RandomSampler(data, replacement=True, generator=g)
+    },
+    "weighted": lambda data, g: {
+        "sampler": torch.utils.data.WeightedRandomSampler([1] * 8, 8, generator=g)
+    },
+    "subset": lambda data, g: {
+        "sampler": torch.utils.data.SubsetRandomSampler(range(8), generator=g)
+    },
+}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
+@pytest.mark.parametrize("device", ["cuda", None])
+def test_a_data_loader_shuffles_by_a_cuda_generator(redirected, sampler, workers, device):
+    data = torch.utils.data.TensorDataset(torch.arange(8))
+
+    def order():
+        generator = torch.Generator(device).manual_seed(5) if device else torch.Generator()
+        generator.manual_seed(5)
+        loader = torch.utils.data.DataLoader(data, num_workers=workers, **sampler(data, generator))
+        return [int(x) for (x,) in loader]
+
+    assert order() == order()
+    assert set(order()) <= set(range(8))
