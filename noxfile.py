@@ -23,7 +23,8 @@ CUDA_TESTS = [
     "tests/test_function_mode.py",
     "tests/test_lifecycle.py",
     "tests/test_policy.py",
-    "tests/test_recovery.py",
+    "tests/test_adoption.py",
+    "tests/test_float64.py",
 ]
 
 

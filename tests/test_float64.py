@@ -1,4 +1,4 @@
-"""What is done when torch refuses a call: float64, and what is left to torch.
+"""float64 and complex128 on a target without them: cast down, kept on the CPU, or refused.
 
 Metal's refusals come from the simulated device, so much here runs in the simulated run only.
 """
@@ -26,8 +26,6 @@ on_simulated = pytest.mark.skipif(
 def warnings_are_said_anew():
     forget_warnings()
 
-
-# --- float64 --------------------------------------------------------------------------------
 
 WIDE = np.arange(3.0)
 DOUBLES = {
