@@ -143,7 +143,7 @@ def test_calls_bytes_and_time_are_counted_by_line(without):
     forward = found["aten::multi_margin_loss"]
     assert forward.count == 3 and forward.moved > 3 * 256 * 256 * 4 and forward.seconds > 0
     backward = found["aten::multi_margin_loss_backward"]
-    assert backward.count == 1 and backward.site.line == forward.site.line + 1
+    assert backward.count == 1 and backward.moved > 2 * 256 * 256 * 4 and backward.seconds > 0
 
 
 def test_one_warning_for_each_operator():

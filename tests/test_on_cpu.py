@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from torchdevice_mode import _on_cpu, _session, redirect, simulate
 
@@ -31,11 +32,11 @@ def refusing():
     """Make an operator of the device refuse whatever it is given."""
     with torch.library._scoped_library("aten", "IMPL") as library:
 
-        def refuse(name, text, error=RuntimeError):
+        def refuse(name, text, error=RuntimeError, out="out"):
             def kernel(*args, **kwargs):
                 raise error(text)
 
-            for overload in (name, f"{name}.out"):
+            for overload in (name, f"{name}.{out}"):
                 library.impl(overload, kernel, "MPS", allow_override=True)
 
         yield refuse
@@ -112,3 +113,58 @@ def test_a_result_in_float64_comes_back_narrowed(target):
         result = torch.bincount(counts.cuda(), weights=counts.cuda())
         assert result.dtype is torch.float32 and result.device == target
         assert result.tolist() == [0.0, 2.0]
+
+
+# --- in the backward pass -------------------------------------------------------------------------
+
+
+def refused(name):
+    return sum(
+        entry.count
+        for entry in _session.ledger.entries()
+        if entry.site.asked == name and "refuses" in entry.site.reason
+    )
+
+
+@pytest.mark.parametrize(
+    "differentiate",
+    [
+        lambda y, x: y.sum().backward(),
+        lambda y, x: torch.autograd.backward(y.sum()),
+        lambda y, x: setattr(x, "grad", torch.autograd.grad(y.sum(), x)[0]),
+        lambda y, x: setattr(x, "grad", torch.autograd.grad(y.sum(), x, create_graph=True)[0]),
+    ],
+    ids=["Tensor.backward", "autograd.backward", "autograd.grad", "create_graph"],
+)
+def test_what_is_refused_in_the_backward_pass_is_made_on_the_cpu(refusing, differentiate, target):
+    refusing("tanh_backward", REFUSALS[0], out="grad_input")
+    x = torch.tensor([0.5, 1.0])
+    expected = 1 - torch.tanh(x) ** 2
+    with redirect():
+        x = x.to("cuda").requires_grad_()
+        before = refused("aten::tanh_backward")
+        for times in range(1, 4):
+            x.grad = None
+            differentiate(torch.tanh(x), x)
+            assert torch.allclose(x.grad.cpu(), expected) and x.grad.device == target
+            assert refused("aten::tanh_backward") == before + times
+
+
+def test_later_passes_at_a_line_where_nothing_was_refused_run_without_the_dispatch_mode():
+    seen = []
+
+    class Watching(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, grad):
+            seen.append(len(_get_current_dispatch_mode_stack()))
+            return grad * 2
+
+    with redirect():
+        x = torch.ones(2, device="cuda", requires_grad=True)
+        for _ in range(3):
+            Watching.apply(x).sum().backward()
+    assert seen == [1, 0, 0]

@@ -15,7 +15,7 @@ from torch.compiler import is_compiling
 
 from . import _override
 from ._caller import asked_by_torch, only_compares
-from ._ledger import Event, Ledger, event
+from ._ledger import Event, Ledger, Place, event
 from ._log import is_library_frame, logger, user_frame
 from ._machine import Machine
 from ._policy import Decision, choose_target, decide
@@ -70,6 +70,8 @@ class Context:
         self.mode: Any = None
         self.open_in_child: Any = None
         self.alive = 0
+        # Where the program calls `backward`, and the target is known to refuse nothing of it.
+        self.backward_lines: set[tuple[types.CodeType, int] | None] = set()
         # Two caches, because the override changes the answers; the override's state is the index.
         self._caches: tuple[dict[Any, Resolution], dict[Any, Resolution]] = ({}, {})
         self.target_spec, self.target_reason = choose_target(machine, settings)
@@ -152,12 +154,22 @@ class Context:
         asked: str,
         given: object,
         reason: str,
-        frame: types.FrameType | None,
+        frame: types.FrameType | Place | None,
         *,
-        moved: int,
-        seconds: float,
+        moved: int = 0,
+        seconds: float = 0.0,
     ) -> None:
-        """As `record`, with the bytes that were copied for it and the time that it took."""
+        """Count an event at a place that is known to be the program's, and what it cost.
+
+        Args:
+            kind: As of `Site`, like the next three.
+            asked: What the program asked for.
+            given: What it got.
+            reason: Why.
+            frame: The program's frame, or where that stood.
+            moved: Bytes that were copied for it.
+            seconds: Time that it took.
+        """
         what = event(kind, asked, str(given), reason)
         self._log_first(
             self.ledger.count_cost(frame, what, moved=moved, seconds=seconds), frame, what
@@ -167,7 +179,7 @@ class Context:
         user = user_frame(frame)
         self._log_first(self.ledger.count(user, what), user, what)
 
-    def _log_first(self, first: bool, user: types.FrameType | None, what: Event) -> None:
+    def _log_first(self, first: bool, user: types.FrameType | Place | None, what: Event) -> None:
         if first and user is not None and logger.isEnabledFor(logging.INFO):
             place = f"{user.f_code.co_filename}:{user.f_lineno}"
             logger.info("%s: %s -> %s (%s)", place, what.asked, what.given, what.reason)

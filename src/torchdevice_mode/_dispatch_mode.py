@@ -15,6 +15,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ._context import Context
+from ._cpu_operator import on_cpu
+from ._on_cpu import refusal, refuses_on_the_target
 
 __all__ = ["RedirectDispatchMode", "device_arguments"]
 
@@ -43,13 +45,20 @@ def device_arguments(func: Any) -> tuple[tuple[str, int], ...]:
 class RedirectDispatchMode(TorchDispatchMode):
     """Rewrites accelerator requests in operators that reach the dispatcher.
 
+    What the target refuses is computed on the CPU: in the backward pass nothing above this mode
+    could make the call anew.
+
     Args:
         context: The redirection that it carries out.
+
+    Attributes:
+        recovered: Whether anything was refused.
     """
 
     def __init__(self, context: Context) -> None:
         super().__init__()
         self.context = context
+        self.recovered = False
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:
@@ -65,7 +74,16 @@ class RedirectDispatchMode(TorchDispatchMode):
     ) -> Any:
         if device_arguments(func):
             args, kwargs = self._rewritten(func, args, kwargs or {})
-        return func(*args, **kwargs) if kwargs else func(*args)
+        try:
+            # Function modes are on in the backward pass, and have no business with operators.
+            with torch._C.DisableTorchFunction():
+                return func(*args, **kwargs) if kwargs else func(*args)
+        except Exception as error:
+            if not refuses_on_the_target(self.context, error):
+                raise
+            why = refusal(self.context, error)
+            self.recovered = True
+        return on_cpu(func)(self.context, why, args, kwargs or {})
 
     def _rewritten(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]

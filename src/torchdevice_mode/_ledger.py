@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from functools import cache
 from typing import NamedTuple
 
-__all__ = ["Entry", "Event", "Ledger", "Site", "event"]
+__all__ = ["Entry", "Event", "Ledger", "Place", "Site", "event"]
 
 
 class Site(NamedTuple):
@@ -79,6 +79,20 @@ def event(kind: str, asked: str, given: str, reason: str) -> Event:
     return Event(kind, asked, given, reason)
 
 
+class Place(NamedTuple):
+    """Where a frame stood, for later: a frame would keep its variables alive.
+
+    Attributes:
+        f_code: As a frame's.
+        f_lineno: As a frame's.
+        f_lasti: As a frame's.
+    """
+
+    f_code: types.CodeType
+    f_lineno: int
+    f_lasti: int
+
+
 _Total = dict[Site, "_Tally"]
 _Key = tuple[types.CodeType | None, int, Event]
 
@@ -113,7 +127,7 @@ class _Counts:
         self.places: dict[tuple[int, int, Event], _Tally] = {}
         self._alive: list[types.CodeType] = []
 
-    def arrive(self, frame: types.FrameType, what: Event) -> bool:
+    def arrive(self, frame: types.FrameType | Place, what: Event) -> bool:
         """Count at a place that was not passed before; True if its line was not, either."""
         key = (frame.f_code, frame.f_lineno, what)
         if len(self.places) >= self._MOST_PLACES:
@@ -153,7 +167,7 @@ class Ledger:
         self._threads: list[tuple[weakref.ref[threading.Thread], _Counts]] = []
         self._finished: _Total = {}
 
-    def count(self, frame: types.FrameType | None, what: Event) -> bool:
+    def count(self, frame: types.FrameType | Place | None, what: Event) -> bool:
         """Count one event.
 
         Args:
@@ -176,7 +190,7 @@ class Ledger:
         return False
 
     def count_cost(
-        self, frame: types.FrameType | None, what: Event, *, moved: int, seconds: float
+        self, frame: types.FrameType | Place | None, what: Event, *, moved: int, seconds: float
     ) -> bool:
         """Count one event and what it cost.
 

@@ -10,6 +10,7 @@ import types
 import warnings
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from .errors import SettingsError, TorchDeviceWarning
 
@@ -110,13 +111,14 @@ _INSTALLED = (
 )
 
 
-def warn_once(slug: str, message: str, *, key: object = None) -> None:
+def warn_once(slug: str, message: str, *, key: object = None, place: Any = None) -> None:
     """Warn at the user's line, once for each slug and key.
 
     Args:
         slug: Stable name; `TORCHDEVICE_SILENCE` lists slugs that are not said.
         message: One sentence that names what was given and what to do.
         key: What "once" is counted by, for example a call site; None for once a process.
+        place: A frame, or what has its `f_code` and `f_lineno`; None finds the user's.
     """
     with _lock:
         if (slug, key) in _said:
@@ -124,18 +126,19 @@ def warn_once(slug: str, message: str, *, key: object = None) -> None:
         _said.add((slug, key))
     if slug in os.environ.get("TORCHDEVICE_SILENCE", "").split(","):
         return
-    frame = user_frame(sys._getframe(1))
+    frame = user_frame(sys._getframe(1)) if place is None else place
     warning = TorchDeviceWarning(f"{message} [{slug}]", slug)
     if frame is None:
         warnings.warn(warning, stacklevel=2)
         return
+    variables = getattr(frame, "f_globals", {})
     warnings.warn_explicit(
         warning,
         TorchDeviceWarning,
         frame.f_code.co_filename,
         frame.f_lineno,
-        module=frame.f_globals.get("__name__"),
-        registry=frame.f_globals.setdefault("__warningregistry__", {}),
+        module=variables.get("__name__"),
+        registry=variables.setdefault("__warningregistry__", {}),
     )
 
 

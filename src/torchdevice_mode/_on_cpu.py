@@ -18,9 +18,10 @@ from torch.utils import _pytree as pytree
 
 from ._context import Context, is_accelerator_request
 from ._dtypes import NARROWER
-from ._log import user_frame, warn_once
+from ._log import warn_once
+from ._origins import origin
 
-__all__ = ["Call", "compute_on_cpu", "name_of", "refuses_on_the_target", "written"]
+__all__ = ["Call", "compute_on_cpu", "name_of", "refusal", "refuses_on_the_target", "written"]
 
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
@@ -40,6 +41,11 @@ def refuses_on_the_target(context: Context, error: Exception) -> bool:
         return False
     text = str(error)
     return re.search(_REFUSALS, text) is not None and not re.search(_COLLECTIVES, text)
+
+
+def refusal(context: Context, why: Exception | str) -> str:
+    """The reason for the ledger: who refuses, and the first line of what it says."""
+    return f"{context.target.type} refuses it: {str(why).strip().partition(chr(10))[0][:80]}"
 
 
 def compute_on_cpu(context: Context, call: Call, why: str, frame: Any) -> Call | None:
@@ -77,7 +83,7 @@ def compute_on_cpu(context: Context, call: Call, why: str, frame: Any) -> Call |
         return None
     pairs = [(t, copies[id(t)]) for t in written(func, args, kwargs) if id(t) in copies]
     name = name_of(func)
-    reason = f"{context.target.type} refuses it: {why.strip().partition(chr(10))[0][:80]}"
+    reason = refusal(context, why)
 
     @functools.wraps(func)
     def and_back(*args: Any, **kwargs: Any) -> Any:
@@ -87,13 +93,14 @@ def compute_on_cpu(context: Context, call: Call, why: str, frame: Any) -> Call |
         originals = {id(copy): held for held, copy in pairs}
         result = pytree.tree_map(lambda leaf: _back(leaf, originals, context.target), result)
         seconds = time.perf_counter() - began
-        user = user_frame(frame)
+        user = origin(frame)
         context.record_cost("fallback", name, "cpu", reason, user, moved=moved, seconds=seconds)
         warn_once(
             "fallback-call",
             f"{name} runs on the CPU here, because {reason}: each such call copies its tensors to "
             f"and fro, so change it where it is called often.",
             key=name,
+            place=user,
         )
         return result
 

@@ -19,7 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 from ._context import Context
-from ._log import user_frame, warn_once
+from ._log import warn_once
+from ._origins import origin
 from .errors import VerificationError
 
 __all__ = ["Difference", "VerifyMode", "differences", "forget"]
@@ -147,7 +148,7 @@ class VerifyMode(TorchDispatchMode):
         self, func: Any, error: float, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         name, target = func._schema.name, self.context.target
-        frame = user_frame(sys._getframe(1))
+        frame = origin(sys._getframe(1))
         place = (frame.f_code.co_filename, frame.f_lineno) if frame is not None else ("", 0)
         tensors = [t for t in tree_flatten((args, kwargs))[0] if isinstance(t, torch.Tensor)]
         shapes = tuple(tuple(t.shape) for t in tensors)
@@ -157,7 +158,7 @@ class VerifyMode(TorchDispatchMode):
             known = _found.get(key)
             if known is None or error > known.error:
                 _found[key] = found
-        self.context.record("difference", name, target, "the CPU computes otherwise", frame)
+        self.context.record_cost("difference", name, target, "the CPU computes otherwise", frame)
         listed = ", ".join(str(list(shape)) for shape in shapes)
         message = (
             f"{name} on {target} differs from the CPU by {error:.2g} of its largest value, given "
@@ -165,7 +166,7 @@ class VerifyMode(TorchDispatchMode):
         )
         if self.context.settings.verify_raise:
             raise VerificationError(message)
-        warn_once("verify-difference", message, key=key)
+        warn_once("verify-difference", message, key=key, place=frame)
 
 
 def _is_number(text: str) -> bool:

@@ -2,21 +2,29 @@
 
 `Tensor.backward` is itself a torch function, and a mode is off while it handles a call. So the
 mode is entered again where torch calls its engine; the engine's worker threads inherit it.
+
+A call that the target refuses there cannot be made anew by who called `backward`: the pass is half
+done. So the first pass at each line runs under the dispatch mode, which sees every operator;
+later ones do where it was needed.
 """
 
 from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.autograd.graph
 
 from .._active import carried_to_workers, current
-from .._fallback import during_backward
+from .._context import Context
+from .._dispatch_mode import RedirectDispatchMode
+from .._log import user_frame
 from .._modes import entered
+from .._origins import during_backward
 from .._patches import Patch
 from .cuda._figures import note_level
 
@@ -32,12 +40,30 @@ def _with_mode(run_backward: Callable[..., Any]) -> Callable[..., Any]:
         caller = during_backward(sys._getframe(1))
         # What the forward pass left for this one is most often the peak of a step.
         note_level(context.target.type)
-        with entered(context), carried_to_workers(context), caller:
+        with entered(context), carried_to_workers(context), caller, _guarded(context):
             result = run_backward(*args, **kwargs)
         note_level(context.target.type)
         return result
 
     return run
+
+
+@contextmanager
+def _guarded(context: Context) -> Iterator[None]:
+    """The dispatch mode, where it is not known to be needless."""
+    if context.target.type != "mps":
+        yield
+        return
+    user = user_frame(sys._getframe(3))
+    line = None if user is None else (user.f_code, user.f_lineno)
+    if line in context.backward_lines:
+        yield
+        return
+    mode = RedirectDispatchMode(context)
+    with mode:
+        yield
+    if not mode.recovered:
+        context.backward_lines.add(line)
 
 
 def _unpinned(original: Callable[..., None]) -> Callable[..., None]:
