@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "torchdevice_mode"
 
 LAYERS = [
-    ["errors", "_imports", "_places"],
+    ["errors", "_imports", "_mismatch", "_places"],
     ["_spec", "_log", "_override"],
     ["_machine", "_settings", "_ledger", "_caller"],
     ["_policy"],
@@ -37,7 +37,7 @@ LAYERS = [
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 # These know nothing of torch: the policy can be tested, and settings read, without it.
 WITHOUT_TORCH = ["errors", "_spec", "_log", "_override", "_machine", "_settings", "_ledger"]
-WITHOUT_TORCH += ["_caller", "_policy", "_patches", "_places", "_imports"]
+WITHOUT_TORCH += ["_caller", "_policy", "_patches", "_places", "_imports", "_mismatch"]
 
 
 def module_of(path: Path) -> str:

@@ -26,20 +26,12 @@ from ._caller import calling_frame
 from ._context import Context, is_accelerator_request
 from ._fallback import kernels
 from ._float64 import cast_down, keep_on_cpu
+from ._mismatch import is_mismatch, wants_cpu
 from ._on_cpu import Call, compute_on_cpu, refuses_on_the_target
 from ._out_of_memory import is_out_of_memory, out_of_memory
 
 __all__ = ["recover"]
 
-# Texts of torch 2.13 for operands on different devices; several backends word it their own way.
-_MISMATCH = (
-    r"(same|different|two|CPU|cpu|same-) ?devices?|device type|on (the )?cpu|on the same"
-    r"|Placeholder storage has not been allocated|should be the same|CPU tensor"
-    r"|indices should be|at the same device|device=|non-cpu|index is on|resides on host"
-    r"|to have \S+ Device"
-)
-# Arguments that torch takes on the CPU only, after a first one that may be anywhere.
-_WANTS_CPU = r"argument should be a 1D CPU int64 tensor|expected \w+ to be on cpu"
 _NO_FLOAT64 = r"doesn't support float64|does not have support for that dtype"
 _ABSENT_ACCELERATOR = (
     r"Torch not compiled with|not compiled with \w+ enabled|from the '\w+' backend"
@@ -92,9 +84,9 @@ def recover(
 
 def _way_out(context: Context, call: Call, error: Exception, frame: Any) -> Call | None:
     text = str(error)
-    if isinstance(error, RuntimeError) and re.search(_WANTS_CPU, text):
+    if wants_cpu(error):
         return hand_over(context, call, frame)
-    if isinstance(error, (RuntimeError, IndexError, ValueError)) and re.search(_MISMATCH, text):
+    if is_mismatch(error):
         adopted = adopt(context, call, frame)
         if adopted is not None:
             return adopted
