@@ -5,23 +5,13 @@ from __future__ import annotations
 import asyncio
 import pickle
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
 import torchdevice_mode
+from tests._seen import is_redirected
 from torchdevice_mode import SettingsError, TargetError
-
-
-def is_redirected() -> bool:
-    """Whether this thread's torch calls are redirected, seen from the outside."""
-    try:
-        # A device type that no machine of ours has.
-        torch.zeros(1, device="hpu")
-    except (RuntimeError, AssertionError, NotImplementedError, ImportError):
-        return False
-    return True
 
 
 def test_plain_torch_is_not_redirected():
@@ -339,109 +329,6 @@ def test_an_untested_torch_is_refused_with_one_warning(monkeypatch):
     assert said[0].filename == __file__
     with torchdevice_mode.redirect(allow_untested=True):
         assert is_redirected()
-
-
-# --- threads --------------------------------------------------------------------------------
-
-
-def test_a_thread_started_in_a_block_inherits_it():
-    seen = []
-    with torchdevice_mode.redirect():
-        thread = threading.Thread(target=lambda: seen.append(is_redirected()))
-        thread.start()
-        thread.join()
-    assert seen == [True]
-
-
-def test_a_block_does_not_leak_into_other_threads():
-    seen = []
-    may_look, looked = threading.Event(), threading.Event()
-
-    def look():
-        may_look.wait(10)
-        seen.append(is_redirected())
-        looked.set()
-
-    thread = threading.Thread(target=look)
-    thread.start()
-    with torchdevice_mode.redirect():
-        may_look.set()
-        looked.wait(10)
-    thread.join()
-    assert seen == [False]
-
-
-def test_a_thread_that_outlives_its_block_is_plain_again():
-    seen = []
-    ended = threading.Event()
-
-    def look():
-        seen.append(is_redirected())
-        ended.wait(10)
-        seen.append(is_redirected())
-
-    with torchdevice_mode.redirect():
-        thread = threading.Thread(target=look)
-        thread.start()
-        while not seen:
-            pass
-    ended.set()
-    thread.join()
-    assert seen == [True, False]
-
-
-def test_pools_started_before_and_within_are_redirected():
-    with ThreadPoolExecutor(1) as before:
-        assert not before.submit(is_redirected).result()
-        with torchdevice_mode.redirect():
-            assert before.submit(is_redirected).result()
-            with ThreadPoolExecutor(1) as within:
-                assert list(within.map(lambda _: is_redirected(), range(2))) == [True, True]
-        assert not before.submit(is_redirected).result()
-
-
-def test_enable_reaches_threads_started_later(enabled):
-    seen = []
-    thread = threading.Thread(target=lambda: seen.append(is_redirected()))
-    thread.start()
-    thread.join()
-    assert seen == [True]
-
-
-def test_a_profile_hook_of_others_still_runs():
-    calls = []
-    threading.setprofile(lambda frame, event, arg: calls.append(event))
-    try:
-        with torchdevice_mode.redirect():
-            thread = threading.Thread(target=is_redirected)
-            thread.start()
-            thread.join()
-    finally:
-        threading.setprofile(None)
-    assert calls
-
-
-def test_many_threads_enter_and_leave_at_once():
-    errors = []
-
-    @torchdevice_mode.redirect()
-    def check():
-        return is_redirected()
-
-    def work():
-        try:
-            for _ in range(20):
-                assert check()
-                assert not is_redirected()
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not errors
 
 
 # --- what torch does with the replaced classes ----------------------------------------------

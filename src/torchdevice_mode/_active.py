@@ -17,29 +17,61 @@ import torch
 
 from ._context import Context
 
-__all__ = ["carried_to_workers", "current", "fall_back_to", "held", "set_everywhere"]
+__all__ = [
+    "carried_to_workers",
+    "current",
+    "everywhere",
+    "fall_back_to",
+    "held",
+    "join",
+    "joined_late",
+    "set_everywhere",
+]
 
 _TLS_KEY = "torchdevice_context"
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 class _Local(threading.local):
-    """The contexts entered in this thread, innermost last; None stands for `native()`."""
+    """What holds in this thread.
+
+    Attributes:
+        stack: The contexts entered here, innermost last; None stands for `native()`.
+        joined: The redirection of all threads whose mode this thread was given.
+        late: Whether it was given only when it asked.
+    """
 
     def __init__(self) -> None:
         self.stack: list[Context | None] = []
+        self.joined: Context | None = None
+        self.late = False
 
 
 _local = _Local()
 _everywhere: Context | None = None
+# Gives the mode of a redirection of all threads to this one, which was running before it.
+_give_mode: Callable[[Context], None] | None = None
 
 
 def current() -> Context | None:
     """The context that holds in this thread, or None for plain torch."""
     stack = _local.stack
-    if stack:
-        return stack[-1]
-    return carried() or _everywhere
+    while stack:
+        innermost = stack[-1]
+        if innermost is None or innermost.alive:
+            return innermost
+        stack.pop()  # inherited from a thread whose block ended meanwhile
+    found = carried()
+    if found is None and _everywhere is not _local.joined:
+        _join(_everywhere)
+    return found or _everywhere
+
+
+def _join(context: Context | None) -> None:
+    _local.joined = context
+    if context is not None and _give_mode is not None:
+        _give_mode(context)
+        _local.late = True
 
 
 @contextmanager
@@ -113,10 +145,34 @@ def pop(context: Context | None) -> None:
             return
 
 
-def set_everywhere(context: Context | None) -> None:
-    """Let a context hold in every thread that holds none of its own."""
-    global _everywhere
-    _everywhere = context
+def set_everywhere(
+    context: Context | None, give_mode: Callable[[Context], None] | None = None
+) -> None:
+    """Let a context hold in every thread that holds none of its own.
+
+    Args:
+        context: The context, which this thread has the mode of; None to end the present one.
+        give_mode: Called with it in each other thread that asks for the first time what holds.
+    """
+    global _everywhere, _give_mode
+    _everywhere, _give_mode = context, give_mode
+    _local.joined = context
+
+
+def join(context: Context) -> None:
+    """Say that this thread has the mode of a redirection of all threads."""
+    _local.joined = context
+
+
+def joined_late() -> bool:
+    """Whether this thread was without a mode until it asked; no longer true once asked for."""
+    late, _local.late = _local.late, False
+    return late
+
+
+def everywhere() -> Context | None:
+    """The redirection of all threads."""
+    return _everywhere
 
 
 def fall_back_to(original: Callable[..., Any] | None) -> Callable[[_F], _F]:

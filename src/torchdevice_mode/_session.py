@@ -30,7 +30,7 @@ from ._modes import (
 from ._patches import Patches
 from ._probe import probe
 from ._settings import Settings
-from ._shims import ALL_PATCHES, cpu_random
+from ._shims import ALL_PATCHES, cpu_random, threads
 
 __all__ = ["Entry", "disable", "enable", "enter", "ledger", "machine", "new_context", "patches"]
 
@@ -172,10 +172,12 @@ class _Everywhere:
         self.thread = threading.get_ident()
         _acquire(context)
         _use(context)
-        _active.set_everywhere(context)
-        self.before = replace_innermost(context.mode) if innermost() is None else None
+        _active.set_everywhere(context, threads.give_mode)
+        if innermost() is None:
+            replace_innermost(context.mode)
         self.dispatch = ExitStack()
         self.dispatch.enter_context(dispatch_modes(context))
+        threads.reach_running_threads()
 
     def end(self) -> None:
         in_own_thread = threading.get_ident() == self.thread

@@ -1,7 +1,9 @@
 """Threads: a mode belongs to a thread, so a thread that starts must be given one.
 
 `threading.setprofile` runs a hook once in each new thread; the hook enters the mode and takes
-itself off. Pools that were started earlier are reached through the work they are given.
+itself off. Pools that were started earlier are reached through the work they are given. `enable()`
+reaches the other threads that are running by such a hook from Python 3.12 on; before that, when
+they first ask `torch.cuda` something.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from .._context import Context
 from .._modes import dispatch_modes, entered, innermost, replace_innermost
 from .._patches import Hook, Patch
 
-__all__ = ["PATCHES"]
+__all__ = ["PATCHES", "give_mode", "reach_running_threads"]
 
 # What each thread inherits from the thread that started it; entries vanish with the threads.
 _inherited: weakref.WeakKeyDictionary[threading.Thread, Context] = weakref.WeakKeyDictionary()
@@ -44,13 +46,45 @@ def _enter_in_new_thread(frame: Any, event: str, arg: Any) -> None:
     previous = _chained[-1] if _chained else None
     sys.setprofile(previous)
     context = _inherited.pop(threading.current_thread(), None)
-    if context is not None and context.alive and innermost() is None:
-        _active.push(context)
+    if context is not None and context.alive:
+        if context is _active.everywhere():
+            _active.join(context)
+        else:
+            _active.push(context)
+        give_mode(context)
+    if previous is not None:
+        previous(frame, event, arg)
+
+
+def give_mode(context: Context) -> None:
+    """Let this thread have a redirection's modes until it ends, if it has none."""
+    if innermost() is None:
         replace_innermost(context.mode)
         _local.dispatch_modes = dispatch_modes(context)
         _local.dispatch_modes.__enter__()
-    if previous is not None:
-        previous(frame, event, arg)
+
+
+def reach_running_threads() -> None:
+    """Have each running thread ask what holds, which gives it the mode of `enable()`.
+
+    A profiler that is on would be lost in the others, so it is left alone; then, and before
+    Python 3.12, they join when they first ask by themselves.
+    """
+    if (
+        not hasattr(threading, "setprofile_all_threads")
+        or sys.getprofile() is not None
+        or len(sys._current_frames()) < 2
+    ):
+        return
+    for_new_threads = threading.getprofile()
+    threading.setprofile_all_threads(_ask_once)
+    threading.setprofile(for_new_threads)
+    sys.setprofile(None)
+
+
+def _ask_once(frame: Any, event: str, arg: Any) -> None:
+    sys.setprofile(None)
+    _active.current()
 
 
 def _install_profile_hook() -> Callable[[], None]:
@@ -70,13 +104,22 @@ def _carry_context(initialise: Callable[..., None]) -> Callable[..., None]:
     """A work item runs under the redirection of the thread that submitted it."""
 
     @functools.wraps(initialise)
-    def carry(self: Any, future: Any, fn: Any, *rest: Any, **named: Any) -> None:
+    def carry(self: Any, future: Any, work: Any, *rest: Any, **named: Any) -> None:
         context = _active.current()
-        if context is not None and callable(fn):
-            fn = _under(context, fn)
-        initialise(self, future, fn, *rest, **named)
+        if context is not None:
+            work = _carried(context, work)
+        initialise(self, future, work, *rest, **named)
 
     return carry
+
+
+def _carried(context: Context, work: Any) -> Any:
+    """A function, or from Python 3.14 a tuple that begins with it; pools of processes pickle."""
+    if callable(work):
+        return _under(context, work)
+    if isinstance(work, tuple) and work and callable(work[0]):
+        return _under(context, work[0]), *work[1:]
+    return work
 
 
 def _under(context: Context, fn: Callable[..., Any]) -> Callable[..., Any]:
@@ -98,8 +141,7 @@ PATCHES: tuple[Patch | Hook, ...] = (
         "only here are the thread that starts and the one that is started both known",
     ),
     Patch(
-        # From 3.14 the function travels in a `task`, and the hook above reaches new workers only.
-        lambda: pool._WorkItem if sys.version_info < (3, 14) else None,
+        lambda: pool._WorkItem,
         "__init__",
         _carry_context,
         "workers of a pool started earlier have no mode, and no hook runs in them again",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ... import _active
 from ..._log import user_frame
 from .._capture import forbid
 from ._figures import figures, psutil
@@ -91,6 +92,12 @@ def _lazy_init() -> None:
         return
     user = user_frame(frame)
     where = f"{user.f_code.co_filename}:{user.f_lineno}" if user else "the program"
+    if _active.joined_late():
+        raise AssertionError(
+            f"Torch not compiled with CUDA enabled, and the thread that asks for a CUDA device at "
+            f"{where} was running before torchdevice.enable(): enable before it starts, or use "
+            f"torchdevice.redirect() in it."
+        )
     raise AssertionError(
         f"Torch not compiled with CUDA enabled, and the request for a CUDA device at {where} "
         f"reached torch's C++ where torchdevice does not see it: name {target()} there."
