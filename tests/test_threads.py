@@ -13,6 +13,8 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from torch.utils.checkpoint import checkpoint
 
 import torchdevice_mode
@@ -339,6 +341,44 @@ def test_the_backward_pass_of_another_threads_graph_is_redirected(worker, target
         loss = Scaled.apply(x).sum()
         worker.ask(loss.backward)
         assert x.grad.tolist() == [3.0] * 4 and x.grad.device == target
+
+
+@pytest.mark.parametrize("way", ["hook", "custom backward", "checkpoint"])
+def test_an_error_in_the_backward_pass_is_the_programs_own_and_leaves_torch_as_it_was(way):
+    class Failing(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x * 1
+
+        @staticmethod
+        def backward(ctx, gradient):
+            raise ZeroDivisionError("mine")
+
+    def failing_when_recomputed(x):
+        calls.append(x)
+        return x.exp() if len(calls) == 1 else Failing.backward(None, x)
+
+    def hook(gradient):
+        raise ZeroDivisionError("mine")
+
+    calls = []
+    with torchdevice_mode.redirect():
+        before = _get_current_function_mode_stack()
+        x = torch.ones(2, device="cuda", requires_grad=True)
+        if way == "hook":
+            x.register_hook(hook)
+            loss = (x * 2).sum()
+        elif way == "custom backward":
+            loss = Failing.apply(x).sum()
+        else:
+            loss = checkpoint(failing_when_recomputed, x, use_reentrant=False).sum()
+        with pytest.raises(ZeroDivisionError, match="mine"):
+            loss.backward()
+        assert _get_current_function_mode_stack() == before
+        assert not _get_current_dispatch_mode_stack()
+        y = torch.ones(2, device="cuda", requires_grad=True)
+        (y * 2).sum().backward()
+        assert y.grad.tolist() == [2.0, 2.0]
 
 
 # --- many at once -------------------------------------------------------------------------------

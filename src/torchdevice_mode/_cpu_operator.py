@@ -17,7 +17,7 @@ from ._dtypes import NARROWER
 from ._log import warn_once
 from ._origins import note_forward, origin
 
-__all__ = ["on_cpu"]
+__all__ = ["bytes_of", "on_cpu"]
 
 # What an operator writes into although its schema does not say so: running statistics.
 _UNSAID = {"aten::native_batch_norm": frozenset({3, 4})}
@@ -111,7 +111,7 @@ class _Call:
             if copy is None:
                 self.is_recorded |= value.requires_grad
                 copy = self._copies[id(value)] = value.to("cpu")
-                self.moved += _bytes(value)
+                self.moved += bytes_of(value)
             return copy
         if isinstance(value, (list, tuple)):
             return type(value)(self._to_cpu(item) for item in value)
@@ -124,14 +124,14 @@ class _Call:
         if tensor.shape != copy.shape:
             tensor.resize_(copy.shape)
         tensor.copy_(copy)
-        self.moved += _bytes(copy)
+        self.moved += bytes_of(copy)
 
     def _back(self, value: Any, originals: dict[int, torch.Tensor]) -> Any:
         if isinstance(value, torch.Tensor):
             original = originals.get(id(value))
             if original is not None:
                 return original
-            self.moved += _bytes(value)
+            self.moved += bytes_of(value)
             return value.to(self.device, NARROWER.get(value.dtype, value.dtype))
         if isinstance(value, (list, tuple)):
             return type(value)(self._back(item, originals) for item in value)
@@ -184,7 +184,8 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
             yield from _tensors(item)
 
 
-def _bytes(tensor: torch.Tensor) -> int:
+def bytes_of(tensor: torch.Tensor) -> int:
+    """What copying a tensor moves; of a sparse one, its values."""
     if tensor.layout is torch.strided:
         return tensor.numel() * tensor.element_size()
     return tensor._nnz() * tensor.element_size()

@@ -17,6 +17,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from ._context import Context, is_accelerator_request
+from ._cpu_operator import bytes_of
 from ._dtypes import NARROWER
 from ._log import warn_once
 from ._origins import origin
@@ -72,7 +73,7 @@ def compute_on_cpu(context: Context, call: Call, why: str, frame: Any) -> Call |
             copy = copies.get(id(leaf))
             if copy is None:
                 copy = copies[id(leaf)] = leaf.to("cpu")
-                moved += leaf.numel() * leaf.element_size()
+                moved += bytes_of(leaf)
             return copy
         named = isinstance(leaf, (torch.device, str)) and is_accelerator_request(leaf)
         return torch.device("cpu") if named else leaf
