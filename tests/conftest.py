@@ -6,6 +6,7 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Callable
+from multiprocessing.reduction import ForkingPickler
 
 import pytest
 import torch
@@ -60,6 +61,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 # torch sets variables of its own when parts of it are first used; these are ours to leave alone.
 _VARIABLES = [*ENVIRONMENT.values(), "ACTIVATE_TORCH_DEVICE", "PYTORCH_ENABLE_MPS_FALLBACK"]
+_VARIABLES += ["TORCHDEVICE_SIMULATE", "TORCHDEVICE_LEDGERS"]
 
 
 def _state() -> dict[str, object]:
@@ -72,6 +74,7 @@ def _state() -> dict[str, object]:
         "override": _override.active(),
         "environment": {name: os.environ.get(name) for name in _VARIABLES},
         "packages": list(torch.serialization._package_registry),
+        "reducers": dict(vars(ForkingPickler)["_extra_reducers"]),
     }
     for patch in ALL_PATCHES:
         if isinstance(patch, _patches.Patch):

@@ -14,8 +14,8 @@ PACKAGE = Path(__file__).parents[1] / "src" / "torchdevice_mode"
 LAYERS = [
     ["errors", "_imports", "_mismatch", "_places"],
     ["_spec", "_log", "_override"],
-    ["_machine", "_settings", "_ledger", "_caller"],
-    ["_policy"],
+    ["_machine", "_settings", "_ledger", "_caller", "_startup"],
+    ["_policy", "_children"],
     ["_context", "_dtypes", "_patches", "_probe"],
     ["_registry", "_active", "_origins"],
     ["_cpu_operator", "_out_of_memory", "_verify"],
@@ -39,6 +39,7 @@ LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 # These know nothing of torch: the policy can be tested, and settings read, without it.
 WITHOUT_TORCH = ["errors", "_spec", "_log", "_override", "_machine", "_settings", "_ledger"]
 WITHOUT_TORCH += ["_caller", "_policy", "_patches", "_places", "_imports", "_mismatch"]
+WITHOUT_TORCH += ["_startup", "_children"]
 
 
 def module_of(path: Path) -> str:

@@ -6,11 +6,6 @@ resolved when they are first used. (PYTEST_DONT_REWRITE: no assertions here for 
 
 from __future__ import annotations
 
-import gc
-from importlib import import_module
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
-
 from .errors import (
     SettingsError,
     SimulatorError,
@@ -21,7 +16,13 @@ from .errors import (
     VerificationError,
 )
 
+# Not that of `typing`: the start-up hook imports this in every Python that is to redirect, and
+# most of those never import torch.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from types import ModuleType
+    from typing import Any
+
     from ._api import (
         Redirect,
         cpu_override,
@@ -66,6 +67,8 @@ _LAZY_MODULES = frozenset({"simulate"})
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY_MODULES:
+        from importlib import import_module
+
         return import_module(f".{name}", __name__)
     if name in __all__:
         value = getattr(_import_without_collecting("._api"), name)
@@ -80,6 +83,9 @@ def _import_without_collecting(module: str) -> ModuleType:
     What an import makes stays, so that collecting finds nothing; but it would walk over all that
     torch has made, which takes milliseconds each time.
     """
+    import gc
+    from importlib import import_module
+
     enabled = gc.isenabled()
     gc.disable()
     try:

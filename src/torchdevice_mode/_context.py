@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import types
+import weakref
 from typing import Any, NamedTuple
 
 import torch
@@ -27,6 +28,9 @@ __all__ = ["Context", "Resolution"]
 
 _numbers: dict[tuple[Machine, Settings], int] = {}
 _by_number: dict[int, Context] = {}
+_all: weakref.WeakSet[Context] = weakref.WeakSet()
+# Types of devices that this process lost, being a fork of one that used them.
+_lost: set[str] = set()
 
 
 class Resolution(NamedTuple):
@@ -69,6 +73,7 @@ class Context:
         # Set by the session: the mode that carries this out, and how often it is entered.
         self.mode: Any = None
         self.open_in_child: Any = None
+        self.variables_for_children: Any = None
         self.alive = 0
         # Where the program calls `backward`, and the target is known to refuse nothing of it.
         self.backward_lines: set[tuple[types.CodeType, int] | None] = set()
@@ -79,9 +84,11 @@ class Context:
         self.target_lacks_float64 = self.target.type in machine.float64_unsupported
         # What stands for a type that programs are written for: a tensor of it is "a CUDA tensor".
         self.stands_for = {
-            name: self.resolve(name).device or torch.device(name) for name in ("cuda", "mps")
+            name: self._decide(name, _override.active()).device or torch.device(name)
+            for name in ("cuda", "mps")
         }
         self.cuda_type = self.stands_for["cuda"]
+        _all.add(self)
 
     def resolve(self, request: Any) -> Resolution:
         """Decide a hashable request, from the cache where it was decided before."""
@@ -91,7 +98,10 @@ class Context:
         cache = self._caches[overridden]
         found = cache.get(key)
         if found is None:
-            found = cache[key] = self._decide(request, overridden)
+            found = self._decide(request, overridden or self.target.type in _lost)
+            if _lost:
+                refuse_lost(request, found.decision)
+            cache[key] = found
         if found.decision.toggles_override:
             state = _override.toggle()
             logger.info("cpu:-1 turned the CPU override %s", "on" if state else "off")
@@ -195,6 +205,39 @@ def _device_while_compiling(number: int, request: Any) -> torch.device | None:
 
 # What `torch.compiler.assume_constant_result` sets, without importing Dynamo for it: a second.
 _device_while_compiling._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def refuse_lost(request: Any, decision: Decision) -> None:
+    """Raise for a request that would use a device which this forked process has lost.
+
+    Raises:
+        RuntimeError: As CUDA does; MPS would hang.
+    """
+    spec = decision.device or parse(request)
+    if spec.type in _lost:
+        asked = parse(request)
+        name = "MPS" if asked.type == "mps" else "CUDA"
+        raise RuntimeError(
+            f"Cannot re-initialize {name} in forked subprocess. To use {name} with "
+            "multiprocessing, you must use the 'spawn' start method"
+        )
+
+
+def after_fork() -> None:
+    """Find out, in a forked process, which devices it cannot use as its parent did."""
+    for context in list(_all):
+        kind = context.target.type
+        if kind not in ("cpu", "meta") and is_lost(kind):
+            _lost.add(kind)
+    for context in list(_all):
+        for cache in context._caches if _lost else ():
+            cache.clear()
+
+
+def is_lost(device_type: str) -> bool:
+    """Whether torch says that this process is a fork of one that used the device."""
+    ask = getattr(getattr(torch, device_type, None), "_is_in_bad_fork", None)
+    return ask is not None and bool(ask())
 
 
 def to_torch(spec: DeviceSpec) -> torch.device:

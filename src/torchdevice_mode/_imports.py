@@ -7,12 +7,15 @@ compilers late, and what is replaced in them must wait for that.
 
 from __future__ import annotations
 
-import importlib.abc
-import importlib.machinery
 import sys
-import types
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+
+# Not that of `typing`, which takes longer to import than this file: see `_startup`.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import importlib.machinery
+    import types
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
 
 __all__ = ["when_imported"]
 
@@ -21,14 +24,14 @@ def when_imported(
     name: str,
     action: Callable[[], None],
     *,
-    around: Callable[[], AbstractContextManager[object]] = nullcontext,
+    around: Callable[[], AbstractContextManager[object]] | None = None,
 ) -> Callable[[], None]:
     """Call once a module has been imported: at once, or at the end of the import to come.
 
     Args:
         name: The module.
         action: What to do; what it raises comes out of the import.
-        around: Gives the context that the module's code is executed in.
+        around: Gives the context that the module's code is executed in; None for none.
 
     Returns:
         What takes the action back, if it has not been done.
@@ -41,14 +44,14 @@ def when_imported(
     return finder.leave
 
 
-class _Finder(importlib.abc.MetaPathFinder):
+class _Finder:
     """Finds the module as the others do, and has its loader call back."""
 
     def __init__(
         self,
         name: str,
         action: Callable[[], None],
-        around: Callable[[], AbstractContextManager[object]],
+        around: Callable[[], AbstractContextManager[object]] | None,
     ) -> None:
         self._name = name
         self._action = action
@@ -79,8 +82,11 @@ class _Finder(importlib.abc.MetaPathFinder):
         def execute_and_act(module: types.ModuleType) -> None:
             # On the instance, so that the loader is what it was as soon as this is done.
             del loader.exec_module  # type: ignore[attr-defined]
-            with self._around():
+            if self._around is None:
                 execute(module)
+            else:
+                with self._around():
+                    execute(module)
             if self in sys.meta_path:
                 self.leave()
                 self._action()

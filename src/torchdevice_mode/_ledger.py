@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import types
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import NamedTuple
 
@@ -159,9 +159,20 @@ class _Counts:
 
 
 class Ledger:
-    """Counts by call site. Thread-safe; one for each session of redirection."""
+    """Counts by call site. Thread-safe; one for each session of redirection.
+
+    Attributes:
+        unreported: How many other processes were to tell what they counted, and did not.
+        on_first: Called when a thread counts for the first time.
+    """
 
     def __init__(self) -> None:
+        self.on_first: Callable[[], None] | None = None
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget everything, also who holds the lock: a forked process begins with this."""
+        self.unreported = 0
         self._lock = threading.Lock()
         self._local = threading.local()
         self._threads: list[tuple[weakref.ref[threading.Thread], _Counts]] = []
@@ -216,7 +227,22 @@ class Ledger:
             self._fold_finished_threads()
             self._threads.append((weakref.ref(threading.current_thread()), counts))
         self._local.counts = counts
+        if self.on_first is not None:
+            self.on_first()
         return counts
+
+    def add(self, entries: Iterable[Entry]) -> None:
+        """Add what was counted elsewhere.
+
+        Args:
+            entries: As another ledger gave them.
+        """
+        with self._lock:
+            for entry in entries:
+                tally = _none_yet(self._finished, entry.site)
+                tally.count += entry.count
+                tally.moved += entry.moved
+                tally.seconds += entry.seconds
 
     def _fold_finished_threads(self) -> None:
         """Programs that start many short threads must not leave a dictionary for each."""

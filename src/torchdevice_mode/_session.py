@@ -6,14 +6,18 @@ pushed on the entering thread's stack; threads started from it inherit it.
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from contextlib import ExitStack
+from multiprocessing.util import Finalize, register_after_fork
 from typing import Any
 
 import torch
 
 from . import _active, _override
-from ._context import Context
+from ._children import FOLDER, Exported, Family
+from ._context import Context, after_fork
 from ._fallback import kernels
 from ._function_mode import RedirectFunctionMode
 from ._ledger import Ledger
@@ -29,15 +33,27 @@ from ._modes import (
 )
 from ._patches import Patches
 from ._probe import probe
-from ._settings import Settings
+from ._settings import ENVIRONMENT, Settings
 from ._shims import ALL_PATCHES, cpu_random, threads
+from ._startup import ACTIVATE, SIMULATE
 
-__all__ = ["Entry", "disable", "enable", "enter", "ledger", "machine", "new_context", "patches"]
+__all__ = [
+    "Entry",
+    "disable",
+    "enable",
+    "enter",
+    "family",
+    "ledger",
+    "machine",
+    "new_context",
+    "patches",
+]
 
 _lock = threading.RLock()
 _users = 0
 patches = Patches()
 ledger = Ledger()
+family = Family(ledger, os.environ)
 
 # Read off the versions that the project's tests have run with.
 _TESTED_TORCH = ((2, 11), (2, 13))
@@ -60,6 +76,7 @@ def new_context(settings: Settings) -> Context | None:
     context = Context(here, settings, ledger)
     context.mode = RedirectFunctionMode(context)
     context.open_in_child = open_in_child
+    context.variables_for_children = _variables_for_children
     if not settings.allow_untested and not _is_tested(here):
         warn_once(
             "untested",
@@ -129,6 +146,7 @@ def _acquire(context: Context) -> None:
     with _lock:
         if _users == 0:
             configure()
+            _follow_processes()
             patches.install(ALL_PATCHES)
         kernels.install(context.target.type)
         _users += 1
@@ -175,6 +193,7 @@ class _Everywhere:
         _active.set_everywhere(context, threads.give_mode)
         if innermost() is None:
             replace_innermost(context.mode)
+        self.exported = Exported(_variables_for_children(context.settings), os.environ)
         self.dispatch = ExitStack()
         self.dispatch.enter_context(dispatch_modes(context))
         threads.reach_running_threads()
@@ -183,6 +202,7 @@ class _Everywhere:
         in_own_thread = threading.get_ident() == self.thread
         if in_own_thread:
             self.dispatch.close()
+        self.exported.take_back()
         _active.set_everywhere(None)
         _leave(self.context)
         retire(self.context.mode)
@@ -203,6 +223,7 @@ def enable(settings: Settings) -> Context | None:
     """
     global _everywhere
     with _lock:
+        family.join(os.environ)
         context = new_context(settings)
         if context is None:
             return None
@@ -240,3 +261,55 @@ def open_in_child(variables: dict[str, str]) -> Entry | None:
     """
     context = new_context(Settings.load(variables))
     return None if context is None else enter(context)
+
+
+# --- other processes ------------------------------------------------------------------------
+
+
+def _variables_for_children(settings: Settings) -> dict[str, str | None]:
+    """The environment variables by which a process that is started redirects as this one."""
+    simulate = sys.modules.get(f"{__package__}.simulate")
+    return {
+        **dict.fromkeys(ENVIRONMENT.values()),
+        **settings.to_environment(),
+        ACTIVATE: "1",
+        SIMULATE: None if simulate is None else simulate.loaded_device(),
+        FOLDER: family.folder,
+    }
+
+
+_following = False
+
+
+def _follow_processes() -> None:
+    """Have forked children begin anew, and ledgers brought together when a process ends.
+
+    Once a process; that costs the program nothing, also when no redirection is on.
+    """
+    global _following
+    if _following:
+        return
+    _following = True
+    os.register_at_fork(
+        before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_begin_forked
+    )
+    # multiprocessing forgets, in a child, what was to be done at the end of the parent.
+    register_after_fork(family, lambda _: _finish_at_end())
+    _finish_at_end()
+
+
+def _begin_forked() -> None:
+    _lock.release()
+    family.after_fork()
+    after_fork()
+    _finish_at_end()
+
+
+def _finish_at_end() -> None:
+    # Not by `atexit`, which processes of multiprocessing end without, and which would come before
+    # multiprocessing waits for its children.
+    Finalize(None, _finish, exitpriority=-100)
+
+
+def _finish() -> None:
+    family.finish()

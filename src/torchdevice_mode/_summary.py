@@ -29,6 +29,7 @@ def render(
     target: str,
     folder: str = "",
     busiest: int = 5,
+    unreported: int = 0,
     source_line: Callable[[str, int], str] = linecache.getline,
 ) -> str:
     """Say what was redirected: totals by kind, then the busiest call sites.
@@ -38,13 +39,15 @@ def render(
         target: The device that requests went to.
         folder: Files under it are named relative to it, where that is shorter.
         busiest: How many call sites to list.
+        unreported: How many other processes left no counts.
         source_line: Gives a line of a file as text; empty where it cannot be read.
 
     Returns:
         Lines, each begun with "torchdevice: " or indented below one; ends without a newline.
     """
+    missing = _missing(unreported)
     if not entries:
-        return f"torchdevice: nothing was redirected (target {target})"
+        return "\n".join([f"torchdevice: nothing was redirected (target {target})", *missing])
     ordered = sorted(entries, key=lambda entry: -entry.count)
     shown = ordered[:busiest]
     rows = [
@@ -65,7 +68,14 @@ def render(
     if rest:
         noun = "call site" if len(rest) == 1 else "call sites"
         lines.append(f"  and {sum(entry.count for entry in rest):,} more at {len(rest):,} {noun}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *missing])
+
+
+def _missing(unreported: int) -> list[str]:
+    if not unreported:
+        return []
+    noun = "child process" if unreported == 1 else "child processes"
+    return [f"torchdevice: {unreported} {noun} left no counts: killed, or still running"]
 
 
 def _cost(entry: Entry) -> str:

@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
+from ._children import FOLDER, Exported, Family, new_folder
 from ._imports import when_imported
+from ._ledger import Ledger
 from ._log import configure
 from ._run import Program, prepare, run
 from ._settings import ENVIRONMENT, Settings
+from ._startup import ACTIVATE, SIMULATE
 from ._summary import render
 from .errors import TorchDeviceError
 
@@ -271,6 +274,7 @@ def _run(options: argparse.Namespace, program: Program | None) -> int:
             # Whether there is such a target, only torch knows, and the program must not start
             # without it. Otherwise torch is imported when the program does.
             _import_torch(options)
+        _tell_children(settings, options.simulate)
         contexts: list[Context | None] = []
         when_imported("torch", lambda: contexts.append(_enable(settings)))
     except OSError as error:
@@ -281,11 +285,22 @@ def _run(options: argparse.Namespace, program: Program | None) -> int:
         return _fail(2, error)
     except ModuleNotFoundError as error:
         return _without_torch(error)
-    if not options.quiet:
-        # Handlers run last in, first out: this one after all of the program's own.
-        atexit.register(_print_summary, contexts, sys.stderr, os.getpid(), str(Path.cwd()))
+    # Handlers run last in, first out: this one after all of the program's own.
+    stream = None if options.quiet else sys.stderr
+    atexit.register(_finish, contexts, stream, os.getpid(), str(Path.cwd()))
     run(start)
     return 0
+
+
+def _tell_children(settings: Settings, simulate: str | None) -> None:
+    """Set the variables by which programs that this one starts are redirected like it."""
+    told: dict[str, str | None] = {**dict.fromkeys(ENVIRONMENT.values()), ACTIVATE: "1"}
+    told |= settings.to_environment()
+    if simulate is not None:
+        told[SIMULATE] = simulate
+    # Under another `torchdevice run`, that one adds up.
+    told[FOLDER] = os.environ.get(FOLDER) or new_folder(os.environ)
+    Exported(told, os.environ)  # for as long as the process lasts
 
 
 def _enable(settings: Settings) -> Context | None:
@@ -294,17 +309,23 @@ def _enable(settings: Settings) -> Context | None:
     return _session.enable(settings)
 
 
-def _print_summary(contexts: list[Context | None], stream: Any, process: int, folder: str) -> None:
+def _finish(contexts: list[Context | None], stream: Any, process: int, folder: str) -> None:
+    """At the end of the process: bring the ledgers together, and print the summary."""
     # A forked child that ends by `sys.exit` comes here too.
-    if stream is None or os.getpid() != process:
+    if os.getpid() != process:
         return
-    if not contexts:
-        text = "torchdevice: nothing was redirected: the program did not import torch"
-    elif contexts[0] is None:
+    context = contexts[0] if contexts else None
+    ledger = context.ledger if context is not None else Ledger()
+    Family(ledger, os.environ).finish()
+    entries = ledger.entries()
+    if stream is None or (contexts and context is None):
         return  # refused on this platform, and a warning said so
+    if not contexts and not entries:
+        text = "torchdevice: nothing was redirected: the program did not import torch"
     else:
-        context = contexts[0]
-        text = render(context.ledger.entries(), target=str(context.target), folder=folder)
+        # A program that only starts others has no target itself.
+        target = context.target if context is not None else entries[0].site.given
+        text = render(entries, target=str(target), folder=folder, unreported=ledger.unreported)
     with suppress(OSError, ValueError):  # closed by now
         print(text, file=stream, flush=True)
 

@@ -193,7 +193,7 @@ def load(device: str = "mps") -> None:
             _cuda.make_visible(library)
         else:
             _check_found()
-            make_visible()
+            make_visible(library)
         make_storages(device)
         compile_without_inductor(device)
         atexit.register(library.simulated_wait_for_autograd)

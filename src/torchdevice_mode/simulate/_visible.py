@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any
 
 __all__ = ["make_storages", "make_visible"]
@@ -10,9 +11,16 @@ _NAME = "Simulated MPS"
 _CORES = 8
 
 
-def make_visible() -> None:
-    """Set the attributes and the constructor that a Linux build lacks; they stay set."""
+def make_visible(library: ctypes.CDLL) -> None:
+    """Set the attributes and the constructor that a Linux build lacks; they stay set.
+
+    Args:
+        library: The loaded device.
+    """
     import torch
+
+    def is_in_bad_fork() -> bool:
+        return bool(library.simulated_in_bad_fork())
 
     torch._C._has_mps = True
     for name, value in {
@@ -23,6 +31,8 @@ def make_visible() -> None:
     }.items():
         if not hasattr(torch._C, name):
             setattr(torch._C, name, lambda value=value: value)
+    setattr(torch._C, "_mps_is_in_bad_fork", is_in_bad_fork)
+    setattr(torch.mps, "_is_in_bad_fork", is_in_bad_fork)
 
 
 def make_storages(device_type: str) -> None:

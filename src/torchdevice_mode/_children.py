@@ -1,0 +1,228 @@
+"""What goes to the processes that this one starts, and what comes back: settings and ledgers.
+
+Settings go in environment variables. Back come files: a process leaves what it counted, when it
+ends, in a folder that it was told of, and the process at the root of the family adds that to its
+own ledger. Nothing here may disturb the program: what cannot be written is one warning.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from contextlib import suppress
+from pathlib import Path
+
+from ._ledger import Entry, Ledger, Site
+from ._log import logger, warn_once
+from .errors import TorchDeviceWarning
+
+__all__ = ["FOLDER", "Exported", "Family", "new_folder"]
+
+FOLDER = "TORCHDEVICE_LEDGERS"
+
+_VERSION = 1
+# Of a process with more call sites than that, the busiest are told.
+_MOST_ENTRIES = 10_000
+
+
+class Exported:
+    """Environment variables that hold for a while.
+
+    Args:
+        variables: What to set; None for a variable that is to be absent.
+        environ: Where.
+    """
+
+    def __init__(
+        self, variables: Mapping[str, str | None], environ: MutableMapping[str, str]
+    ) -> None:
+        self._environ = environ
+        self._before = {name: environ.get(name) for name in variables}
+        self._set = dict(variables)
+        self._write(variables)
+
+    def take_back(self) -> None:
+        """Put back what was there, but for variables that the program has changed since."""
+        ours = {n for n, value in self._set.items() if self._environ.get(n) == value}
+        self._write({name: value for name, value in self._before.items() if name in ours})
+
+    def _write(self, variables: Mapping[str, str | None]) -> None:
+        for name, value in variables.items():
+            if value is None:
+                self._environ.pop(name, None)
+            elif self._environ.get(name) != value:
+                self._environ[name] = value
+
+
+def new_folder(environ: Mapping[str, str]) -> str:
+    """A name for this process's family to leave ledgers under; made when one is left.
+
+    Its number tells the root of the family, and the rest that nobody else can have made it.
+    """
+    places = [environ.get(name, "") for name in ("TMPDIR", "TEMP", "TMP")]
+    parent = next((place for place in places if os.access(place, os.W_OK)), "/tmp")
+    return str(Path(parent) / f"torchdevice-{os.getpid()}-{os.urandom(8).hex()}")
+
+
+class Family:
+    """The processes that count together, as one of them sees it.
+
+    Args:
+        ledger: What this process counts in.
+        environ: The environment, which names the folder where there is a family already.
+    """
+
+    def __init__(self, ledger: Ledger, environ: Mapping[str, str]) -> None:
+        self.ledger = ledger
+        self.folder = environ.get(FOLDER) or new_folder(environ)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._name = f"{os.getpid()}-{os.urandom(4).hex()}"
+        self._announced = False
+        self._failed = False
+        self.ledger.on_first = None if self.is_root else self.announce
+
+    def join(self, environ: Mapping[str, str]) -> None:
+        """Belong to the family that the environment names; it may have come to name one."""
+        folder = environ.get(FOLDER)
+        if folder and folder != self.folder:
+            self.folder = folder
+            self._begin()
+
+    @property
+    def is_root(self) -> bool:
+        """Whether this process adds up what the others leave."""
+        return self._root == os.getpid()
+
+    @property
+    def _root(self) -> int:
+        number = self.folder.rpartition("torchdevice-")[2].partition("-")[0]
+        return int(number) if number.isdecimal() else 0
+
+    def after_fork(self) -> None:
+        """Be another process: what was counted before the fork is the parent's to tell."""
+        self.ledger.restart()
+        self._begin()
+
+    def announce(self) -> None:
+        """Say that this process has something to tell; one that is killed cannot say it later."""
+        if self._announced or self._failed or self.is_root:
+            return
+        if _is_alive(self._root):
+            self._announced = self._try(lambda: self._make("open"))
+        else:
+            self._failed = True
+
+    def finish(self) -> None:
+        """At the end of a process: leave its ledger, or add up those of the others."""
+        if self.is_root:
+            self.collect(at_end=True)
+        else:
+            self.leave()
+
+    def leave(self) -> None:
+        """Write what this process counted so far, in place of what it wrote before."""
+        entries = self.ledger.entries()[:_MOST_ENTRIES]
+        if not entries or self._failed or not self._announced:
+            return
+        told = {"version": _VERSION, "entries": [[*e.site, *e[1:]] for e in entries]}
+        if not self._try(lambda: self._put(json.dumps(told))):
+            with suppress(OSError):
+                self._file("part").unlink()
+
+    def collect(self, *, at_end: bool = False) -> None:
+        """Add to the ledger what other processes have left; only the root does.
+
+        Args:
+            at_end: Nobody will be asked again: count those that left nothing, and tidy up.
+        """
+        if not self.is_root:
+            return
+        try:
+            names = sorted(os.listdir(self.folder))  # noqa: PTH208 - most often there is none
+        except OSError:
+            return
+        folder = Path(self.folder)
+        for name in names:
+            if name.endswith(".json"):
+                self.ledger.add(_read(folder / name))
+                for suffix in (".json", ".open"):
+                    with suppress(OSError):
+                        (folder / name).with_suffix(suffix).unlink()
+        if at_end:
+            left = [name for name in names if name.endswith(".open")]
+            self.ledger.unreported += sum(name[:-4] + "json" not in names for name in left)
+            _remove(folder)
+
+    def _file(self, suffix: str) -> Path:
+        return Path(self.folder, f"{self._name}.{suffix}")
+
+    def _make(self, suffix: str) -> None:
+        Path(self.folder).mkdir(mode=0o700, exist_ok=True)
+        self._file(suffix).touch()
+
+    def _put(self, text: str) -> None:
+        part = self._file("part")
+        part.write_text(text, encoding="utf-8", errors="surrogateescape")
+        # Renamed when it is complete, so that nobody reads half of it.
+        part.replace(self._file("json"))
+
+    def _try(self, action: Callable[[], object]) -> bool:
+        """Do what may fail, for want of space or of rights."""
+        try:
+            action()
+        except OSError as error:
+            self._failed = True
+            # Without the folder, the root has ended: nobody waits for this any more.
+            if self._announced and isinstance(error, FileNotFoundError):
+                return False
+            _warn(
+                f"What is redirected in process {os.getpid()} is missing from the report, since "
+                f"{self.folder} cannot be written ({error.strerror or error}): set TMPDIR to a "
+                f"folder that can."
+            )
+        return not self._failed
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # another user's
+    return True
+
+
+def _warn(message: str) -> None:
+    try:
+        warn_once("ledger-lost", message)
+    except TorchDeviceWarning as warning:
+        # Warnings are errors; but this comes at any time, and when a process ends.
+        if sys.stderr is not None:
+            print(f"torchdevice: {warning}", file=sys.stderr)
+
+
+def _read(path: Path) -> Iterable[Entry]:
+    """The entries of a file; none where it is not what `Family.leave` writes."""
+    try:
+        told = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
+        if told["version"] != _VERSION:
+            return []
+        return [
+            Entry(Site(str(file), int(line), *map(str, rest)), int(count), int(moved), float(time))
+            for file, line, *rest, count, moved, time in told["entries"]
+        ]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        logger.debug("%s is not a ledger: %s", path, error)
+        return []
+
+
+def _remove(folder: Path) -> None:
+    with suppress(OSError):
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
