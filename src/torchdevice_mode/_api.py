@@ -307,5 +307,9 @@ def differences() -> list[Difference]:
 
 
 def ledger() -> Ledger:
-    """What was redirected in this process so far, by call site."""
+    """What was redirected so far, by call site: in this process, and in those that it started.
+
+    Those tell when they end; `unreported` counts those that were killed.
+    """
+    _session.family.collect()
     return _session.ledger

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -83,6 +83,9 @@ class Family:
         self._name = f"{os.getpid()}-{os.urandom(4).hex()}"
         self._announced = False
         self._failed = False
+        self._told = 0
+        # What processes told that go on, and will tell again.
+        self._added: dict[str, list[Entry]] = {}
         self.ledger.on_first = None if self.is_root else self.announce
 
     def join(self, environ: Mapping[str, str]) -> None:
@@ -120,14 +123,22 @@ class Family:
         """At the end of a process: leave its ledger, or add up those of the others."""
         if self.is_root:
             self.collect(at_end=True)
-        else:
+        elif self._announced:
             self.leave()
+            if not self._failed:
+                with suppress(OSError):
+                    self._file("open").unlink()
 
     def leave(self) -> None:
         """Write what this process counted so far, in place of what it wrote before."""
-        entries = self.ledger.entries()[:_MOST_ENTRIES]
-        if not entries or self._failed or not self._announced:
+        if self._failed or not self._announced:
             return
+        entries = self.ledger.entries()
+        counted = sum(entry.count for entry in entries)
+        if counted == self._told:
+            return
+        self._told = counted
+        entries = entries[:_MOST_ENTRIES]
         told = {"version": _VERSION, "entries": [[*e.site, *e[1:]] for e in entries]}
         if not self._try(lambda: self._put(json.dumps(told))):
             with suppress(OSError):
@@ -142,19 +153,22 @@ class Family:
         if not self.is_root:
             return
         try:
-            names = sorted(os.listdir(self.folder))  # noqa: PTH208 - most often there is none
+            names = os.listdir(self.folder)  # noqa: PTH208 - most often there is none
         except OSError:
             return
         folder = Path(self.folder)
-        for name in names:
-            if name.endswith(".json"):
-                self.ledger.add(_read(folder / name))
-                for suffix in (".json", ".open"):
-                    with suppress(OSError):
-                        (folder / name).with_suffix(suffix).unlink()
+        running = {name[:-5] for name in names if name.endswith(".open")}
+        reported = {name[:-5] for name in names if name.endswith(".json")}
+        for name in sorted(reported):
+            entries = _read(folder / f"{name}.json")
+            self.ledger.add(entries, instead_of=self._added.pop(name, ()))
+            if name in running:
+                self._added[name] = entries
+            else:
+                with suppress(OSError):
+                    (folder / f"{name}.json").unlink()
         if at_end:
-            left = [name for name in names if name.endswith(".open")]
-            self.ledger.unreported += sum(name[:-4] + "json" not in names for name in left)
+            self.ledger.unreported += len(running - reported)
             _remove(folder)
 
     def _file(self, suffix: str) -> Path:
@@ -166,7 +180,7 @@ class Family:
 
     def _put(self, text: str) -> None:
         part = self._file("part")
-        part.write_text(text, encoding="utf-8", errors="surrogateescape")
+        part.write_text(text, encoding="utf-8")
         # Renamed when it is complete, so that nobody reads half of it.
         part.replace(self._file("json"))
 
@@ -206,10 +220,10 @@ def _warn(message: str) -> None:
             print(f"torchdevice: {warning}", file=sys.stderr)
 
 
-def _read(path: Path) -> Iterable[Entry]:
+def _read(path: Path) -> list[Entry]:
     """The entries of a file; none where it is not what `Family.leave` writes."""
     try:
-        told = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
+        told = json.loads(path.read_text(encoding="utf-8"))
         if told["version"] != _VERSION:
             return []
         return [

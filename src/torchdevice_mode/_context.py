@@ -74,6 +74,7 @@ class Context:
         self.mode: Any = None
         self.open_in_child: Any = None
         self.variables_for_children: Any = None
+        self.tell_parent: Any = None
         self.alive = 0
         # Where the program calls `backward`, and the target is known to refuse nothing of it.
         self.backward_lines: set[tuple[types.CodeType, int] | None] = set()

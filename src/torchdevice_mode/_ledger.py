@@ -231,18 +231,20 @@ class Ledger:
             self.on_first()
         return counts
 
-    def add(self, entries: Iterable[Entry]) -> None:
+    def add(self, entries: Iterable[Entry], *, instead_of: Iterable[Entry] = ()) -> None:
         """Add what was counted elsewhere.
 
         Args:
             entries: As another ledger gave them.
+            instead_of: What that one gave before, and is added already.
         """
         with self._lock:
-            for entry in entries:
-                tally = _none_yet(self._finished, entry.site)
-                tally.count += entry.count
-                tally.moved += entry.moved
-                tally.seconds += entry.seconds
+            for sign, some in ((1, entries), (-1, instead_of)):
+                for entry in some:
+                    tally = _none_yet(self._finished, entry.site)
+                    tally.count += sign * entry.count
+                    tally.moved += sign * entry.moved
+                    tally.seconds += sign * entry.seconds
 
     def _fold_finished_threads(self) -> None:
         """Programs that start many short threads must not leave a dictionary for each."""

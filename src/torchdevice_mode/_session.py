@@ -77,6 +77,7 @@ def new_context(settings: Settings) -> Context | None:
     context.mode = RedirectFunctionMode(context)
     context.open_in_child = open_in_child
     context.variables_for_children = _variables_for_children
+    context.tell_parent = family.leave
     if not settings.allow_untested and not _is_tested(here):
         warn_once(
             "untested",

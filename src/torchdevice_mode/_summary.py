@@ -75,7 +75,9 @@ def _missing(unreported: int) -> list[str]:
     if not unreported:
         return []
     noun = "child process" if unreported == 1 else "child processes"
-    return [f"torchdevice: {unreported} {noun} left no counts: killed, or still running"]
+    return [
+        f"torchdevice: {unreported} {noun} left no counts: ended from outside, or still running"
+    ]
 
 
 def _cost(entry: Entry) -> str:

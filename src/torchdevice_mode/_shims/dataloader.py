@@ -105,6 +105,29 @@ def to_host(value: Any, _seen: dict[int, Any] | None = None) -> Any:
     return seen[id(value)]
 
 
+class _WhenIdle:
+    """A worker's queue of tasks. While there is none, the worker tells what it counted.
+
+    A worker whose loader is alive when the program ends is killed, and could not tell it then.
+    """
+
+    def __init__(self, queue: Any) -> None:
+        self._queue = queue
+
+    def get(self, *args: Any, **kwargs: Any) -> Any:
+        context = current()
+        if context is not None and self._queue.empty():
+            context.tell_parent()
+        return self._queue.get(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._queue, name)
+
+
+def _run_worker(kind: Any, dataset: Any, tasks: Any, *rest: Any) -> None:
+    _plain_worker_loop(kind, dataset, _WhenIdle(tasks), *rest)
+
+
 class _WorkerLoop:
     """Stands for torch's worker loop; goes to a spawned worker as its settings."""
 
@@ -115,8 +138,10 @@ class _WorkerLoop:
             return
         on_cpu = replace(context.settings, target="cpu")
         here = Context(context.machine, on_cpu, context.ledger)
+        here.variables_for_children = context.variables_for_children
+        here.tell_parent = context.tell_parent
         with held(here), entered(here):
-            _plain_worker_loop(*args)
+            _run_worker(*args)
 
     def __reduce__(self) -> Any:
         context = current()
@@ -135,7 +160,7 @@ def _run_spawned_worker(
 ) -> None:
     entry = open_in_child(variables)
     try:
-        _plain_worker_loop(*args)
+        _run_worker(*args)
     finally:
         if entry is not None:
             entry.close()

@@ -13,7 +13,7 @@ import functools
 import os
 import pickle
 from collections.abc import Callable
-from multiprocessing import spawn
+from multiprocessing import pool, spawn
 from multiprocessing.context import get_spawning_popen
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
@@ -65,6 +65,30 @@ def _tell(original: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, An
         return data
 
     return get_preparation_data
+
+
+class _AfterTelling:
+    """A queue for results, before each of which the process tells what it counted."""
+
+    def __init__(self, queue: Any) -> None:
+        self._queue = queue
+
+    def put(self, result: Any) -> None:
+        context = current()
+        if context is not None:
+            context.tell_parent()
+        self._queue.put(result)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._queue, name)
+
+
+def _tell_between_tasks(original: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(original)
+    def worker(inqueue: Any, outqueue: Any, *rest: Any, **named: Any) -> None:
+        original(inqueue, _AfterTelling(outqueue), *rest, **named)
+
+    return worker
 
 
 # --- tensors ------------------------------------------------------------------------------------
@@ -136,6 +160,12 @@ PATCHES: tuple[Patch | Hook, ...] = (
         "get_preparation_data",
         _tell,
         "it gives what a process of multiprocessing reads first, before the program's own module",
+    ),
+    Patch(
+        lambda: pool,
+        "worker",
+        _tell_between_tasks,
+        "the end of a `with Pool()` block kills its workers, and they could not tell it then",
     ),
     Hook(_register_reducers, "torch can send tensors of the CPU and of CUDA to processes only"),
 )
