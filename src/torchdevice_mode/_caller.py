@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 import types
 
-__all__ = ["asked_by_torch", "calling_frame", "only_compares"]
+__all__ = ["asked_by_torch", "calling_frame", "only_compares", "reads_memory"]
 
 # Modules whose every request is the user's: layers and distributions pass `device=` through.
 _ON_BEHALF = (
@@ -36,6 +36,8 @@ _HANDS_ON = frozenset(
         ("torch.testing._creation", "make_tensor"),
     }
 )
+# Beside torch, those that mean the CPU: they read and write its memory through a pointer next.
+_READS_MEMORY = frozenset({"safetensors", "safetensors.torch", "torchdevice_mode._shims.rust"})
 _OVERRIDES = "torch.overrides"
 
 
@@ -71,6 +73,11 @@ def asked_by_torch(frame: types.FrameType, *, absent: bool) -> bool:
     if name.startswith(_ON_BEHALF) or (absent and name.startswith(_ON_BEHALF_WHEN_ABSENT)):
         return False
     return (name, frame.f_code.co_name) not in _HANDS_ON
+
+
+def reads_memory(frame: types.FrameType) -> bool:
+    """Whether what asks reads and writes memory of the CPU through a pointer next."""
+    return frame.f_globals.get("__name__") in _READS_MEMORY
 
 
 def only_compares(frame: types.FrameType) -> bool:

@@ -15,7 +15,7 @@ import torch
 from torch.compiler import is_compiling
 
 from . import _override
-from ._caller import asked_by_torch, only_compares
+from ._caller import asked_by_torch, only_compares, reads_memory
 from ._ledger import Event, Ledger, Place, event
 from ._log import is_library_frame, logger, user_frame
 from ._machine import Machine
@@ -143,7 +143,7 @@ class Context:
             if not resolution.decision.yields_to_torch:
                 if only_compares(frame):
                     return None
-            elif asked_by_torch(frame, absent=request is None):
+            elif asked_by_torch(frame, absent=request is None) or reads_memory(frame):
                 return None
         self._count(resolution.event, frame)
         return resolution.device

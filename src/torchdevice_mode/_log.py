@@ -27,9 +27,13 @@ __all__ = [
 logger = logging.getLogger("torchdevice")
 
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
-# Beside torch and this package: wrappers that torch's decorators put between it and the user.
+# Beside torch and this package: wrappers that torch's decorators put between it and the user, and
+# safetensors, which is asked for tensors as torch is.
 _OWN_PREFIXES = frozenset(
-    {"torchdevice_mode", "torchdevice", "torch", "typing_extensions", "contextlib", "functools"}
+    {
+        *("torchdevice_mode", "torchdevice", "torch", "safetensors"),
+        *("typing_extensions", "contextlib", "functools"),
+    }
 )
 _said: set[tuple[str, object]] = set()
 _lock = threading.Lock()

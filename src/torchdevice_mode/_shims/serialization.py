@@ -1,8 +1,9 @@
-"""Checkpoints: storages tagged `cuda:0` or `mps` load onto the target, through torch's own hook.
+"""Loading checkpoints: storages tagged `cuda:0` or `mps` come to the target, by torch's own hook.
 
 `torch.serialization.register_package` is that hook; it has no counterpart to take a package
 back, so the entry is removed from torch's list by identity. It serves `torch.load` with and
-without `map_location`, `weights_only` or not, and `pickle.loads`.
+without `map_location`, `weights_only` or not, and `pickle.loads`. What is written is the business
+of `saving.py`; tensors that the target cannot hold are that of `unholdable.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch._utils
 import torch.serialization
 import torch.storage
 
@@ -21,16 +21,13 @@ from .._active import current
 from .._context import Context
 from .._out_of_memory import reports_out_of_memory
 from .._patches import Hook, Patch
-from .._spec import parse
+from .._spec import TOGGLE, parse
+from .saving import original_place, tag
 
 __all__ = ["PATCHES"]
 
-# Before torch's own handlers, of which CUDA's, at 20, is the first that would refuse.
+# Before torch's own handlers, of which the CPU's, at 10, is the first.
 _PRIORITY = 5
-
-
-def _no_tag(storage: Any) -> None:
-    """Storages keep the tag that torch gives them."""
 
 
 def _load_onto_target(storage: Any, location: str) -> Any:
@@ -68,7 +65,7 @@ def _move_anywhere(move: Callable[..., Any]) -> Callable[..., Any]:
 def _register() -> Callable[[], None]:
     registry = torch.serialization._package_registry
     before = list(registry)
-    torch.serialization.register_package(_PRIORITY, _no_tag, _load_onto_target)
+    torch.serialization.register_package(_PRIORITY, tag, _load_onto_target)
     added = [entry for entry in registry if not any(entry is old for old in before)]
 
     def remove() -> None:
@@ -80,32 +77,45 @@ def _register() -> Callable[[], None]:
     return remove
 
 
-def _rebuild_what_the_target_can_hold(rebuild: Callable[..., Any]) -> Callable[..., Any]:
-    """A float64 tensor whose storage went to a target without float64 is rebuilt narrower."""
+# --- where a program asks its tensors to be -----------------------------------------------------
 
-    def rebuild_tensor(storage: Any, storage_offset: Any, size: Any, stride: Any) -> Any:
+
+def _restoring(original: Callable[..., Any]) -> Callable[..., Any]:
+    """`map_location` as the policy reads it, and storages from where they were when saved."""
+
+    @functools.wraps(original)
+    def _get_restore_location(map_location: Any) -> Any:
         context = current()
-        if context is None or not _must_narrow(context, storage):
-            return rebuild(storage, storage_offset, size, stride)
-        narrower = torch.float32 if storage.dtype == torch.float64 else torch.complex64
-        on_cpu = rebuild(storage.cpu(), storage_offset, size, stride)
-        return on_cpu.to(narrower).to(context.target)
+        if context is None:
+            return original(map_location)
+        place_of = original_place()
+        restore = original(_without_toggles(context, map_location))
 
-    return rebuild_tensor
+        def restore_location(storage: Any, location: str) -> Any:
+            return restore(storage, place_of(location))
+
+        return restore_location
+
+    return _get_restore_location
 
 
-def _place(storage: Any) -> torch.device:
-    # A typed storage warns that it is deprecated when it is asked for its device.
-    return getattr(storage, "_untyped_storage", storage).device
+def _without_toggles(context: Context, map_location: Any) -> Any:
+    """`"cpu:-1"`, which torch cannot read, is the CPU; it turns the override once a load."""
+    if isinstance(map_location, str):
+        return _cpu_itself(context, map_location)
+    if isinstance(map_location, dict):
+        read = {place: _cpu_itself(context, place) for place in {*map_location.values()}}
+        return {saved: read[place] for saved, place in map_location.items()}
+    if isinstance(map_location, torch.device) and map_location.type == "cpu":
+        return "cpu"  # `torch.device("cpu:-1")` has an index, with which torch does not know it
+    return map_location
 
 
-def _must_narrow(context: Context, storage: Any) -> bool:
-    return (
-        context.target_lacks_float64
-        and context.settings.float64 == "downcast"
-        and _place(storage).type == context.target.type
-        and storage.dtype in (torch.float64, torch.complex128)
-    )
+def _cpu_itself(context: Context, place: Any) -> Any:
+    if isinstance(place, str) and parse(place) == TOGGLE:
+        context.resolve(place)
+        return "cpu"
+    return place
 
 
 PATCHES: tuple[Patch | Hook, ...] = (
@@ -117,9 +127,9 @@ PATCHES: tuple[Patch | Hook, ...] = (
         "it enters `torch.<type>.device`, which `torch.mps` does not have",
     ),
     Patch(
-        lambda: torch._utils,
-        "_rebuild_tensor",
-        _rebuild_what_the_target_can_hold,
-        "a storage has no dtype yet when it is placed, and a float64 tensor cannot lie on MPS",
+        lambda: torch.serialization,
+        "_get_restore_location",
+        _restoring,
+        "the hook is not asked for the CPU, nor told which storage of the file it is given",
     ),
 )

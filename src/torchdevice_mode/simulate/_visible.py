@@ -48,7 +48,10 @@ def make_storages(device_type: str) -> None:
 
     def new(cls: type, *args: Any, **kwargs: Any) -> Any:
         device = kwargs.get("device")
-        if device is None or torch.device(device).type != device_type:
+        # A mode would take what is asked here for the program's own request.
+        with torch._C.DisableTorchFunction():
+            here = device is None or torch.device(device).type != device_type
+        if here:
             return plain_new(cls, *args, **kwargs)
         # On the CPU first: torch checks the arguments, and a sequence gives the bytes.
         made = plain_new(cls, *args, **{**kwargs, "device": "cpu"})
