@@ -154,7 +154,7 @@ def test_a_call_site_warns_of_float64_once(redirected, events):
 @on_simulated
 def test_float64_that_torchs_own_code_asks_for_is_left_to_torch(redirected):
     program = "def ask():\n    return torch.zeros(1, dtype=torch.float64, device='cuda')\n"
-    as_torch, as_user = {"torch": torch, "__name__": "torch.somewhere"}, {"torch": torch}
+    as_torch, as_user = {"torch": torch, "__name__": "torch._utils"}, {"torch": torch}
     exec(program, as_torch)
     exec(program, as_user | {"__name__": "somewhere"}, as_user)
     with pytest.raises(TypeError, match="doesn't support float64"):

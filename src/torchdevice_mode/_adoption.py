@@ -40,14 +40,14 @@ def adopt(context: Context, call: Call, frame: Any) -> Call | None:
     into = written(func, args, kwargs)
     wide = accelerators[0].type == "mps" and any(t.dtype in NARROWER for t in strays)
     destination = accelerators[0]
-    if into and all(_is_on_cpu(t) for t in into) and not drawn:
+    if (into and all(_is_on_cpu(t) for t in into) and not drawn) or (
+        wide and context.settings.float64 == "cpu" and not drawn
+    ):
         destination = torch.device("cpu")
     elif wide and not into:
         if context.settings.float64 == "error":
             return None
-        if context.settings.float64 == "cpu" and not drawn:
-            destination = torch.device("cpu")
-        elif not asked_by_torch(frame, absent=True):
+        if not asked_by_torch(frame, absent=True):
             note_downcast(context, name_of(func), frame)
 
     moved: dict[int, torch.Tensor] = {

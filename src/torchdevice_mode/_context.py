@@ -82,7 +82,10 @@ class Context:
         self._caches: tuple[dict[Any, Resolution], dict[Any, Resolution]] = ({}, {})
         self.target_spec, self.target_reason = choose_target(machine, settings)
         self.target = to_torch(self.target_spec)
-        self.target_lacks_float64 = self.target.type in machine.float64_unsupported
+        # The target's type where it has no float64 and no complex128; else an empty string.
+        self.lacks_float64 = (
+            self.target.type if self.target.type in machine.float64_unsupported else ""
+        )
         # What stands for a type that programs are written for: a tensor of it is "a CUDA tensor".
         self.stands_for = {
             name: self._decide(name, _override.active()).device or torch.device(name)

@@ -17,7 +17,7 @@ from ._dtypes import NARROWER
 from ._log import warn_once
 from ._origins import note_forward, origin
 
-__all__ = ["bytes_of", "on_cpu"]
+__all__ = ["bytes_of", "cpu_generator", "on_cpu"]
 
 # What an operator writes into although its schema does not say so: running statistics.
 _UNSAID = {"aten::native_batch_norm": frozenset({3, 4})}
@@ -97,11 +97,7 @@ class _Call:
 
     def generator(self, given: torch.Generator | None) -> torch.Generator:
         """One on the CPU that follows from the state of the target's, and moves it on."""
-        if given is not None and given.device.type == "cpu":
-            return given
-        seed = torch.randint(2**31, (), generator=given, device=self.device)
-        # The plain class: `torch.Generator` is a seam, and would make one of the target's.
-        return torch._C.Generator(device="cpu").manual_seed(int(seed.item()))
+        return cpu_generator(given, self.device)
 
     def _to_cpu(self, value: Any) -> Any:
         if isinstance(value, torch.Tensor):
@@ -136,6 +132,26 @@ class _Call:
         if isinstance(value, (list, tuple)):
             return type(value)(self._back(item, originals) for item in value)
         return value
+
+
+def cpu_generator(
+    given: torch.Generator | None, device: torch.device | None = None
+) -> torch.Generator:
+    """A generator on the CPU that follows from the state of another's, and moves that on.
+
+    Args:
+        given: The other; None for the default one of a device.
+        device: That device.
+
+    Returns:
+        The CPU's generator; the one that is given where it is on the CPU.
+    """
+    if given is not None and given.device.type == "cpu":
+        return given
+    where = device if given is None else given.device
+    seed = torch.randint(2**31, (), generator=given, device=where)
+    # The plain class: `torch.Generator` is a seam, and would make one of the target's.
+    return torch._C.Generator(device="cpu").manual_seed(int(seed.item()))
 
 
 def _has_bare_number(operator: Any, args: list[Any]) -> bool:

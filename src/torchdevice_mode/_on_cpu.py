@@ -22,7 +22,15 @@ from ._dtypes import NARROWER
 from ._log import warn_once
 from ._origins import origin
 
-__all__ = ["Call", "compute_on_cpu", "name_of", "refusal", "refuses_on_the_target", "written"]
+__all__ = [
+    "Call",
+    "compute_on_cpu",
+    "name_of",
+    "refusal",
+    "refuses_on_the_target",
+    "then_copied_back",
+    "written",
+]
 
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
@@ -49,7 +57,9 @@ def refusal(context: Context, why: Exception | str) -> str:
     return f"{context.target.type} refuses it: {str(why).strip().partition(chr(10))[0][:80]}"
 
 
-def compute_on_cpu(context: Context, call: Call, why: str, frame: Any) -> Call | None:
+def compute_on_cpu(
+    context: Context, call: Call, why: str, frame: Any, *, warn: bool = True
+) -> Call | None:
     """Make a call on the CPU and bring its results back.
 
     Args:
@@ -57,6 +67,7 @@ def compute_on_cpu(context: Context, call: Call, why: str, frame: Any) -> Call |
         call: Function, positional and keyword arguments.
         why: What the target said; the first line goes into the ledger.
         frame: The frame that called torch.
+        warn: Whether to say so, once for each function.
 
     Returns:
         A call that does so; None where nothing of it is on the target.
@@ -96,16 +107,40 @@ def compute_on_cpu(context: Context, call: Call, why: str, frame: Any) -> Call |
         seconds = time.perf_counter() - began
         user = origin(frame)
         context.record_cost("fallback", name, "cpu", reason, user, moved=moved, seconds=seconds)
-        warn_once(
-            "fallback-call",
-            f"{name} runs on the CPU here, because {reason}: each such call copies its tensors to "
-            f"and fro, so change it where it is called often.",
-            key=name,
-            place=user,
-        )
+        if warn:
+            warn_once(
+                "fallback-call",
+                f"{name} runs on the CPU here, because {reason}: each such call copies its tensors "
+                f"to and fro, so change it where it is called often.",
+                key=name,
+                place=user,
+            )
         return result
 
     return and_back, new_args, new_kwargs
+
+
+def then_copied_back(
+    func: Callable[..., Any], pairs: list[tuple[torch.Tensor, torch.Tensor]]
+) -> Callable[..., Any]:
+    """A call that writes into copies, and then into what the program holds.
+
+    Args:
+        func: The function that is called with copies.
+        pairs: What the program holds, each with its copy.
+    """
+    if not pairs:
+        return func
+
+    @functools.wraps(func)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        result = func(*args, **kwargs)
+        for held, copy in pairs:
+            _write_back(held, copy)
+        originals = {id(copy): held for held, copy in pairs}
+        return pytree.tree_map(lambda leaf: originals.get(id(leaf), leaf), result)
+
+    return call
 
 
 def _write_back(held: torch.Tensor, copy: torch.Tensor) -> None:

@@ -25,14 +25,22 @@ from ._adoption import adopt, hand_over
 from ._caller import calling_frame
 from ._context import Context, is_accelerator_request
 from ._fallback import kernels
-from ._float64 import cast_down, keep_on_cpu
+from ._float64 import (
+    cast_down,
+    exceeds_float32,
+    explain_refusal,
+    holds_float64,
+    mixes_widths,
+    refused_dtype,
+    saturate,
+    settle,
+)
 from ._mismatch import is_mismatch, wants_cpu
 from ._on_cpu import Call, compute_on_cpu, refuses_on_the_target
 from ._out_of_memory import is_out_of_memory, out_of_memory
 
 __all__ = ["recover"]
 
-_NO_FLOAT64 = r"doesn't support float64|does not have support for that dtype"
 _ABSENT_ACCELERATOR = (
     r"Torch not compiled with|not compiled with \w+ enabled|from the '\w+' backend"
     r"|not linked with support for|without \w+ support|No CUDA GPUs|Found no NVIDIA driver"
@@ -90,14 +98,17 @@ def _way_out(context: Context, call: Call, error: Exception, frame: Any) -> Call
         adopted = adopt(context, call, frame)
         if adopted is not None:
             return adopted
-    if isinstance(error, (TypeError, RuntimeError)) and re.search(_NO_FLOAT64, text):
-        if context.settings.float64 == "downcast":
-            # Where nothing given is float64, the kernel makes it on the way.
-            narrowed = cast_down(context, call, frame, text)
-            return narrowed or compute_on_cpu(context, call, text, frame)
-        if context.settings.float64 == "cpu":
-            return keep_on_cpu(context, call, frame)
-        return None
+        if context.settings.float64 == "error" and holds_float64(call):
+            explain_refusal(error)
+    refused = refused_dtype(text) if isinstance(error, (TypeError, RuntimeError)) else None
+    if refused is not None:
+        return settle(context, call, frame, error, refused)
+    if exceeds_float32(context, text):
+        return saturate(context, call, frame)
+    mixed = mixes_widths(context, call, text)
+    if mixed is not None:
+        way_out = adopt if mixed == "tensor" else cast_down
+        return way_out(context, call, frame)
     lacking = re.search(_NO_KERNEL, text)
     if lacking and kernels.add(lacking[1] or lacking[2], context.target.type):
         return call

@@ -29,10 +29,6 @@ NO_FLOAT64 = (
     "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64. "
     "Please use float32 instead."
 )
-NO_COMPLEX128 = (
-    "Trying to convert ComplexDouble to the MPS backend but it does not have support for that "
-    "dtype."
-)
 WAYS = {
     "zeros": lambda dtype: torch.zeros(2, dtype=dtype, device=DEVICE),
     "empty": lambda dtype: torch.empty(2, dtype=dtype, device=DEVICE),
@@ -50,18 +46,39 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-@pytest.mark.parametrize(
-    "dtype, said", [(torch.float64, NO_FLOAT64), (torch.complex128, NO_COMPLEX128)]
-)
-def test_dtype_that_metal_lacks_is_refused(dtype, said, way):
+def test_float64_is_refused(way):
     with pytest.raises(TypeError) as raised:
-        way(dtype)
-    assert str(raised.value) == said
+        way(torch.float64)
+    assert str(raised.value) == NO_FLOAT64
 
 
-def test_float64_may_come_from_and_go_to_the_cpu_as_another_dtype():
-    assert ones(2).to("cpu", torch.float64).dtype == torch.float64
+def test_float64_may_come_from_the_cpu_as_another_dtype_and_not_go_there():
     assert torch.ones(2, dtype=torch.float64).to(DEVICE, torch.float32).device.type == "mps"
+    for copy in (
+        lambda: ones(2).to("cpu", torch.float64),
+        lambda: torch.zeros(2, dtype=torch.float64).copy_(ones(2)),
+    ):
+        with pytest.raises(TypeError, match="Cannot convert a float64 Tensor to MPS as the MPS"):
+            copy()
+
+
+HELD_ONLY = {
+    "ComplexDouble": torch.complex128,
+    "Float8_e4m3fn": torch.float8_e4m3fn,
+    "Float8_e5m2": torch.float8_e5m2,
+}
+
+
+@pytest.mark.parametrize("name", HELD_ONLY)
+def test_a_dtype_may_be_held_that_no_kernel_computes_with(name):
+    held = torch.tensor([1.0, 2.0]).to(HELD_ONLY[name]).to(DEVICE)
+    assert held[1:].cpu().to(torch.complex64).tolist() == [2.0]
+    for convert in (lambda: held.to(torch.float32), lambda: ones(2).to(held.dtype)):
+        with pytest.raises(TypeError, match=f"Trying to convert {name} to the MPS backend but it"):
+            convert()
+    for compute in (lambda: held + held, lambda: torch.ones(2, dtype=held.dtype, device=DEVICE)):
+        with pytest.raises(RuntimeError, match=f"Undefined type {name}"):
+            compute()
 
 
 # --- operands on two devices -------------------------------------------------------------------

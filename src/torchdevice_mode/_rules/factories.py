@@ -13,6 +13,7 @@ import torch
 from torch.utils import _device
 
 from .._context import Context
+from .._dtypes import HELD_ONLY, refuse_held
 from .._registry import Rule, replacement
 
 __all__ = ["ROWS"]
@@ -25,7 +26,10 @@ def make(
     if not kwargs and not context_decides():
         # The commonest call; what follows is for the others.
         device = replacement(context, None)
-        return func(*args) if device is None else func(*args, device=device)
+        made = func(*args) if device is None else func(*args, device=device)
+        if made.dtype is HELD_ONLY:
+            refuse_held(made, context.lacks_float64)
+        return made
     kwargs = unpinned(context, kwargs)
     request = kwargs.get("device")
     if request is None:
@@ -36,7 +40,10 @@ def make(
         if context_decides():
             return func(*args, **kwargs)
     device = replacement(context, request)
-    return func(*args, **kwargs) if device is None else func(*args, **{**kwargs, "device": device})
+    made = func(*args, **kwargs) if device is None else func(*args, **{**kwargs, "device": device})
+    if made.dtype is HELD_ONLY:
+        refuse_held(made, context.lacks_float64)
+    return made
 
 
 def unpinned(context: Context, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -84,7 +91,10 @@ def make_from_data(
     device = None
     if kwargs.get("device") is not None or not context_decides():
         device = replacement(context, kwargs.get("device"))
-    return func(*args, **kwargs) if device is None else func(*args, **{**kwargs, "device": device})
+    made = func(*args, **kwargs) if device is None else func(*args, **{**kwargs, "device": device})
+    if made.dtype is HELD_ONLY:
+        refuse_held(made, context.lacks_float64)
+    return made
 
 
 def make_like(

@@ -9,6 +9,7 @@ import torch
 
 from .._caller import asked_by_torch
 from .._context import Context
+from .._dtypes import HELD_ONLY, refuse_held
 from .._registry import Rule, caller, replacement
 
 __all__ = ["ROWS"]
@@ -28,10 +29,14 @@ def move_to(
         return func(*args, **kwargs)
     device = replacement(context, request)
     if device is None:
-        return func(*args, **kwargs)
-    if by_keyword:
-        return func(*args, **{**kwargs, "device": device})
-    return func(args[0], device, *args[2:], **kwargs)
+        moved = func(*args, **kwargs)
+    elif by_keyword:
+        moved = func(*args, **{**kwargs, "device": device})
+    else:
+        moved = func(args[0], device, *args[2:], **kwargs)
+    if moved.dtype is HELD_ONLY:
+        refuse_held(moved, context.lacks_float64)
+    return moved
 
 
 def _blocking(
@@ -74,9 +79,12 @@ def move_to_named(device_type: str) -> Callable[..., Any]:
             return func(*args, **kwargs)
         memory_format = kwargs.get("memory_format", torch.preserve_format)
         blocking = device.type == "mps" or not _non_blocking(args, kwargs)
-        return torch.Tensor.to(
+        moved = torch.Tensor.to(
             args[0], device, non_blocking=not blocking, memory_format=memory_format
         )
+        if moved.dtype is HELD_ONLY:
+            refuse_held(moved, context.lacks_float64)
+        return moved
 
     return move
 

@@ -109,7 +109,7 @@ def _narrower(rebuild: Callable[..., Any]) -> Callable[..., Any]:
 
 def _is_too_wide(context: Context, storage: Any) -> bool:
     return (
-        context.target_lacks_float64
+        bool(context.lacks_float64)
         and context.settings.float64 != "error"
         and storage.dtype in NARROWER
         and _untyped(storage).device.type == context.target.type

@@ -18,6 +18,10 @@ void check_dtype(at::ScalarType dtype) {
       !c10::isQIntType(dtype), "The simulated CUDA device has no ", dtype, " tensors");
 }
 
+void check_operand(at::ScalarType) {}
+
+void check_conversion(at::ScalarType, at::ScalarType) {}
+
 void check_index(c10::Device device) {
   if (device.index() > 0) {
     throw c10::AcceleratorError(

@@ -94,8 +94,14 @@ double elapsed_milliseconds(uint32_t start_id, uint32_t end_id);
 
 // --- what differs between devices: mps.cpp and cuda.cpp ---------------------------------------
 
-// Raises for a dtype that the device lacks.
+// Raises for a dtype that no tensor of the device can have.
 void check_dtype(at::ScalarType dtype);
+
+// Raises for a dtype that the device's kernels do not compute with.
+void check_operand(at::ScalarType dtype);
+
+// Raises where the device does not turn one dtype into another.
+void check_conversion(at::ScalarType from, at::ScalarType to);
 
 // Raises for a device that is not there.
 void check_index(c10::Device device);

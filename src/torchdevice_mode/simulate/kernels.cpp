@@ -326,6 +326,18 @@ void check_same_device(
       " (when checking argument in method wrapper_", kName, "_", schema.name().substr(6), ")");
 }
 
+// Operators that leave the numbers alone: views, and those below.
+bool only_describes(const c10::FunctionSchema& schema) {
+  static const auto* names = new std::set<std::string>{
+      "aten::resize_", "aten::resize_as_", "aten::set_", "aten::zero_", "aten::record_stream"};
+  for (const auto& result : schema.returns()) {
+    if (result.alias_info() != nullptr && !result.alias_info()->isWrite()) {
+      return true;
+    }
+  }
+  return names->count(schema.name()) > 0;
+}
+
 void run_on_host(const c10::OperatorHandle& op, Stack* stack, c10::DispatchKey key) {
   const auto& schema = op.schema();
   const std::string& name = schema.name();
@@ -335,6 +347,7 @@ void run_on_host(const c10::OperatorHandle& op, Stack* stack, c10::DispatchKey k
       (schema.arguments().size() > 1 && has_mask((*stack)[first + 1]))) {
     counters().synchronizations++;
   }
+  const bool computes = !only_describes(schema);
   Borrowed borrowed;
   bool draws_from_default = name == "aten::native_dropout" || name == "aten::rrelu_with_noise";
   for (size_t i = 0; i < schema.arguments().size(); ++i) {
@@ -347,6 +360,9 @@ void run_on_host(const c10::OperatorHandle& op, Stack* stack, c10::DispatchKey k
     } else {
       value = converted(value, [&](const at::Tensor& tensor) {
         check_same_device(op, argument, tensor);
+        if (computes && on_device(tensor)) {
+          check_operand(tensor.scalar_type());
+        }
         return borrowed.as_cpu(tensor);
       });
     }
@@ -378,7 +394,12 @@ void run_on_host(const c10::OperatorHandle& op, Stack* stack, c10::DispatchKey k
   borrowed.write_back();
   for (size_t i = first; i < stack->size(); ++i) {
     (*stack)[i] = converted(
-        (*stack)[i], [&](const at::Tensor& tensor) { return borrowed.as_device(tensor); });
+        (*stack)[i], [&](const at::Tensor& tensor) {
+          if (computes && tensor.defined() && tensor.scalar_type() != at::kDouble) {
+            check_operand(tensor.scalar_type());
+          }
+          return borrowed.as_device(tensor);
+        });
   }
 }
 
@@ -475,6 +496,9 @@ at::Tensor efficient_zeros(
 }
 
 void copy_bytes(const at::Tensor& from, const at::Tensor& to) {
+  if (on_device(from) && from.scalar_type() != to.scalar_type()) {
+    check_conversion(from.scalar_type(), to.scalar_type());
+  }
   count_copy(from, to, from.nbytes());
   at::AutoDispatchBelowADInplaceOrView below_autograd;
   Borrowed borrowed;

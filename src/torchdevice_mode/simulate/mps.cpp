@@ -15,8 +15,50 @@ void check_dtype(at::ScalarType dtype) {
       "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64. "
       "Please use float32 instead.");
   TORCH_CHECK_TYPE(
-      dtype != at::kComplexDouble && !c10::isQIntType(dtype),
+      !c10::isQIntType(dtype),
       "Trying to convert ", dtype,
+      " to the MPS backend but it does not have support for that dtype.");
+}
+
+namespace {
+
+// Metal makes and moves tensors of any other dtype, and finds out in its kernels.
+bool computes_with(at::ScalarType dtype) {
+  switch (dtype) {
+    case at::kFloat:
+    case at::kHalf:
+    case at::kBFloat16:
+    case at::kLong:
+    case at::kInt:
+    case at::kShort:
+    case at::kChar:
+    case at::kByte:
+    case at::kBool:
+    case at::kComplexFloat:
+    case at::kComplexHalf:
+    case at::kUInt16:
+    case at::kUInt32:
+    case at::kUInt64:
+      return true;
+    default:
+      return false;
+  }
+}
+
+} // namespace
+
+void check_operand(at::ScalarType dtype) {
+  TORCH_CHECK(computes_with(dtype), "Undefined type ", dtype);
+}
+
+void check_conversion(at::ScalarType from, at::ScalarType to) {
+  TORCH_CHECK_TYPE(
+      to != at::kDouble,
+      "Cannot convert a float64 Tensor to MPS as the MPS framework doesn't support float64. Please "
+      "use float32 instead.");
+  TORCH_CHECK_TYPE(
+      computes_with(from) && computes_with(to),
+      "Trying to convert ", computes_with(from) ? to : from,
       " to the MPS backend but it does not have support for that dtype.");
 }
 
