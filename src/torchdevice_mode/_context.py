@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import types
 import weakref
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch.compiler import is_compiling
@@ -23,7 +23,7 @@ from ._policy import Decision, choose_target, decide
 from ._settings import Settings
 from ._spec import DeviceSpec, parse
 
-__all__ = ["Context", "Resolution"]
+__all__ = ["Context", "Resolution", "after_fork", "is_lost", "refuse_lost"]
 
 
 _numbers: dict[tuple[Machine, Settings], int] = {}
@@ -94,8 +94,12 @@ class Context:
         self.cuda_type = self.stands_for["cuda"]
         _all.add(self)
 
-    def resolve(self, request: Any) -> Resolution:
-        """Decide a hashable request, from the cache where it was decided before."""
+    def resolve(self, request: Any, *, to_use: bool = True) -> Resolution:
+        """Decide a hashable request, from the cache where it was decided before.
+
+        Raises:
+            RuntimeError: If the device is to be used, and this is a fork of a process that did.
+        """
         overridden = _override.active()
         # `True == 1`, and torch refuses booleans, so the type belongs to the key.
         key = (request.__class__, request)
@@ -103,9 +107,10 @@ class Context:
         found = cache.get(key)
         if found is None:
             found = self._decide(request, overridden or self.target.type in _lost)
-            if _lost:
-                refuse_lost(request, found.decision)
-            cache[key] = found
+            if (found.decision.device or parse(request)).type not in _lost:
+                cache[key] = found
+            elif to_use:
+                refuse_lost(request)
         if found.decision.toggles_override:
             state = _override.toggle()
             logger.info("cpu:-1 turned the CPU override %s", "on" if state else "off")
@@ -211,20 +216,18 @@ def _device_while_compiling(number: int, request: Any) -> torch.device | None:
 _device_while_compiling._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-def refuse_lost(request: Any, decision: Decision) -> None:
-    """Raise for a request that would use a device which this forked process has lost.
+def refuse_lost(request: Any) -> NoReturn:
+    """Refuse a device that this forked process has lost to its parent.
 
     Raises:
         RuntimeError: As CUDA does; MPS would hang.
     """
-    spec = decision.device or parse(request)
-    if spec.type in _lost:
-        asked = parse(request)
-        name = "MPS" if asked.type == "mps" else "CUDA"
-        raise RuntimeError(
-            f"Cannot re-initialize {name} in forked subprocess. To use {name} with "
-            "multiprocessing, you must use the 'spawn' start method"
-        )
+    # A `torch.device` says where CUDA went, not what the program wrote.
+    name = "MPS" if isinstance(request, str) and parse(request).type == "mps" else "CUDA"
+    raise RuntimeError(
+        f"Cannot re-initialize {name} in forked subprocess. To use {name} with "
+        "multiprocessing, you must use the 'spawn' start method"
+    )
 
 
 def after_fork() -> None:

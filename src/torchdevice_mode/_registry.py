@@ -92,13 +92,16 @@ def caller(depth: int) -> types.FrameType | None:
     return None if is_compiling() else calling_frame(depth + 3)
 
 
-def replacement(context: Context, request: Any, depth: int = 0) -> torch.device | None:
+def replacement(
+    context: Context, request: Any, depth: int = 0, *, to_use: bool = True
+) -> torch.device | None:
     """The device that replaces what a handler was given.
 
     Args:
         context: The redirection.
         request: The request, in any form.
         depth: As for `caller`.
+        to_use: Whether the call uses the device, and does not only name it.
 
     Returns:
         The device; None to hand the call to torch as it came, which is also right for what is
@@ -107,7 +110,7 @@ def replacement(context: Context, request: Any, depth: int = 0) -> torch.device 
     if is_compiling():
         return context.device_for(request, None)
     try:
-        resolution = context.resolve(request)
+        resolution = context.resolve(request, to_use=to_use)
     except TypeError:  # unhashable
         return None
     if not resolution.redirected:

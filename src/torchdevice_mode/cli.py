@@ -326,8 +326,21 @@ def _finish(contexts: list[Context | None], stream: Any, process: int, folder: s
         # A program that only starts others has no target itself.
         target = context.target if context is not None else entries[0].site.given
         text = render(entries, target=str(target), folder=folder, unreported=ledger.unreported)
-    with suppress(OSError, ValueError):  # closed by now
+    with suppress(OSError, ValueError):  # closed by now, or a full disk
+        _print_at_end(text, stream)
+
+
+def _print_at_end(text: str, stream: Any) -> None:
+    """Print past the stream's buffer: what stayed there would give the process an exit code."""
+    try:
+        number = stream.fileno()
+    except (AttributeError, OSError, ValueError):
         print(text, file=stream, flush=True)
+        return
+    stream.flush()
+    rest = f"{text}\n".encode(stream.encoding or "utf-8", "backslashreplace")
+    while rest:
+        rest = rest[os.write(number, rest) :]
 
 
 def _info(options: argparse.Namespace, program: Program | None) -> int:

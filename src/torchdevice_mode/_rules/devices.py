@@ -25,7 +25,7 @@ def construct_device(
         request = parse(given.get("type", given.get("device")), given.get("index"))
         if request is NOT_A_DEVICE or set(given) - {"type", "index", "device"}:
             return func(*args, **kwargs)
-    device = None if request is None else replacement(context, request)
+    device = None if request is None else replacement(context, request, to_use=False)
     if device is None:
         return func(*args, **kwargs)
     # Already a device: called anew so that modes below ours, and Dynamo, see the construction.

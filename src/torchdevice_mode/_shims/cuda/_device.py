@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ... import _active
+from ..._context import is_lost, refuse_lost
 from ..._log import user_frame
 from .._capture import forbid
 from ._figures import figures, psutil
@@ -72,14 +73,15 @@ def current_device() -> int:
     return 0
 
 
-@emulated("is_initialized", "the target needs no initialisation", trace=_CONSTANT)
+@emulated("is_initialized", "the target needs none, but a fork may have lost it", trace=_CONSTANT)
 def is_initialized() -> bool:
-    return True
+    return not _is_in_bad_fork()
 
 
-@emulated("init", "the target needs no initialisation", trace=_CONSTANT)
+@emulated("init", "the target needs none, but a fork may have lost it", trace=_CONSTANT)
 def init() -> None:
-    return None
+    if _is_in_bad_fork():
+        refuse_lost("cuda")
 
 
 @emulated("_lazy_init", "called by name it is `init`; from C++ it means a request was missed")
@@ -89,6 +91,7 @@ def _lazy_init() -> None:
     # has the name in its code.
     frame = sys._getframe(2)
     if "_lazy_init" in frame.f_code.co_names:
+        init()
         return
     user = user_frame(frame)
     where = f"{user.f_code.co_filename}:{user.f_lineno}" if user else "the program"
@@ -111,9 +114,7 @@ def _is_compiled() -> bool:
 
 @mapped("_is_in_bad_fork", "the target decides whether a fork can use it")
 def _is_in_bad_fork() -> bool:
-    module = getattr(torch, target().type, None)
-    ask = getattr(module, "_is_in_bad_fork", None)
-    return bool(ask()) if ask is not None else False
+    return is_lost(target().type)
 
 
 native("has_half", "has_magma", reason="constants")
