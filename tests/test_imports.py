@@ -104,3 +104,15 @@ def test_a_module_is_executed_in_the_context_that_is_given(stand_in):
     import torch  # noqa: F401
 
     assert seen == ["before", True, "after"]
+
+
+def test_several_may_wait_for_one_module(stand_in):
+    called = []
+    for number in range(3):
+        when_imported("torch", lambda number=number: called.append(number))
+    when_imported("torch", lambda: called.append(3))()
+    import torch
+
+    assert sorted(called) == [0, 1, 2]
+    assert "exec_module" not in vars(torch.__loader__)
+    assert not any(isinstance(finder, _imports._Finder) for finder in sys.meta_path)

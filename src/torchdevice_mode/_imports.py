@@ -65,8 +65,10 @@ class _Finder:
     ) -> importlib.machinery.ModuleSpec | None:
         if fullname != self._name:
             return None
-        for finder in list(sys.meta_path):
-            if finder is not self and hasattr(finder, "find_spec"):
+        # Only those that come after it, among them others of this class: they wait, too.
+        finders = list(sys.meta_path)
+        for finder in finders[finders.index(self) + 1 :] if self in finders else ():
+            if hasattr(finder, "find_spec"):
                 spec = finder.find_spec(fullname, path, target)
                 if spec is not None:
                     # Looking for a module is not yet importing it: each spec found calls back.
@@ -81,7 +83,7 @@ class _Finder:
 
         def execute_and_act(module: types.ModuleType) -> None:
             # On the instance, so that the loader is what it was as soon as this is done.
-            del loader.exec_module  # type: ignore[attr-defined]
+            vars(loader).pop("exec_module", None)
             if self._around is None:
                 execute(module)
             else:

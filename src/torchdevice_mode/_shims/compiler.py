@@ -6,6 +6,10 @@ it makes tables of torch's functions, by identity, and must not find ours in the
 Of the functions that take a device Dynamo hands only those to a mode that it knows can be
 overridden: few in torch 2.11, and no `rand_like` or `normal` in 2.13. Those that a rule is for
 are added while redirection is on.
+
+Dynamo looks at every Python frame that runs inside of what it compiles but outside of a graph. Where
+plain torch has a C function, `Tensor.to` for one, there is a handler of ours, which would be compiled,
+and anew for each shape. So frames of this package run as they are; called in a graph they are traced.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import functools
 import sys
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from .._modes import plain_torch
@@ -23,6 +28,8 @@ from .._rules import RULES
 __all__ = ["PATCHES"]
 
 _DYNAMO = "torch._dynamo"
+_RULES_OF_FILES = "torch._dynamo.trace_rules"
+_HERE = Path(__file__).parents[1].as_posix() + "/"
 _OVERRIDABLE = ("torch._dynamo.variables.torch", "get_overridable_functions")
 
 
@@ -34,6 +41,21 @@ def _with_ruled(original: Callable[[], set[Any]]) -> Callable[[], set[Any]]:
         return original() | ruled
 
     return get_overridable_functions
+
+
+def _skipping_ours(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def check_file(filename: str | None, is_inlined_call: bool = False) -> Any:
+        if filename is not None and not is_inlined_call and _is_ours(filename):
+            return sys.modules[_RULES_OF_FILES].SkipResult(True, "a frame of torchdevice")
+        return original(filename, is_inlined_call)
+
+    return check_file
+
+
+@functools.cache
+def _is_ours(filename: str) -> bool:
+    return Path(filename).as_posix().startswith(_HERE)
 
 
 def _table_of_dynamo() -> Any:
@@ -52,5 +74,14 @@ PATCHES: tuple[Patch | Hook, ...] = (
             "Dynamo's tables of torch's functions are made when it is imported",
         ),
         around=plain_torch,
+    ),
+    late(
+        _DYNAMO,
+        Patch(
+            lambda: sys.modules.get(_RULES_OF_FILES),
+            "check_file",
+            _skipping_ours,
+            "Dynamo compiles our frames where plain torch has C functions, and has no list to add to",
+        ),
     ),
 )
