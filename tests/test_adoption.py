@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -124,6 +126,141 @@ def test_outputs_on_two_devices_are_both_written(redirected):
     assert result[1] is indices
     assert values.tolist() == [3, 2, 1, 0]
     assert indices.tolist() == [3, 2, 1, 0]
+
+
+PARALLEL = {
+    "add": lambda a, b: torch._foreach_add_(a, b),
+    "add with alpha": lambda a, b: torch._foreach_add_(a, b, alpha=2),
+    "by keyword": lambda a, b: torch._foreach_mul_(a, other=b),
+    "lerp": lambda a, b: torch._foreach_lerp_(a, b, 0.5),
+    "addcmul": lambda a, b: torch._foreach_addcmul_(a, b, b),
+    "clamp_max": lambda a, b: torch._foreach_clamp_max_(a, b),
+    "copy": lambda a, b: torch._foreach_copy_(a, b),
+    "one list": lambda a, b: torch._foreach_mul_(a, 2.0),
+    "one list by numbers": lambda a, b: torch._foreach_div_(a, [2.0, 4.0, 8.0]),
+}
+
+
+@pytest.mark.parametrize("call", PARALLEL.values(), ids=PARALLEL)
+def test_a_list_is_worked_off_once(redirected, target, call):
+    # torch does the first pair before it comes to one that it refuses.
+    mixed = [ones() + 1, strays()[0], ones() + 2]
+    call(mixed, [ones() + 3, ones() + 4, strays()[0] + 5])
+    with torchdevice_mode.redirect(target="cpu"):
+        plain = [ones() + 1, strays()[0], ones() + 2]
+        call(plain, [ones() + 3, ones() + 4, strays()[0] + 5])
+    assert [t.device.type for t in mixed] == [target.type, "cpu", target.type]
+    assert [t.tolist() for t in mixed] == [t.tolist() for t in plain]
+
+
+def test_dropout_is_drawn_once(redirected):
+    with torchdevice_mode.native():
+        layer = torch.nn.MultiheadAttention(4, 2, dropout=0.5)
+    moved = copy.deepcopy(layer).cuda()
+    # Refused at the last layer, after dropout.
+    mixed = copy.deepcopy(moved)
+    mixed.out_proj = layer.out_proj
+    x, results = torch.ones(3, 1, 4, device="cuda"), []
+    for module in (moved, mixed):
+        torch.manual_seed(0)
+        results.append(module(x, x, x)[0])
+    torch.testing.assert_close(*results)
+
+
+BUFFERS = {
+    "add": lambda t, p: t.add_(p),
+    "augmented": lambda t, p: t.__iadd__(p),
+    "aten": lambda t, p: torch.ops.aten.add_.Tensor(t, p),
+    "out": lambda t, p: torch.mul(p, p, out=t),
+    "aten with out": lambda t, p: torch.ops.aten.mul.out(p, p, out=t),
+    "copied": lambda t, p: t.copy_(p),
+    "copied in a list": lambda t, p: torch._foreach_copy_([t], [p]),
+    "a slice": lambda t, p: t.__setitem__(slice(1, 3), p[2:]),
+    "a view": lambda t, p: t.reshape(2, 2)[1].mul_(p[:2]),
+    "transposed": lambda t, p: t.reshape(2, 2).t().sub_(p.reshape(2, 2)),
+    "by mask": lambda t, p: t.__setitem__(p > 2, 9.0),
+    "by places": lambda t, p: t.index_put_((p[:2].long() - 1,), p[2:]),
+    "scattered": lambda t, p: t.scatter_(0, p.long() - 1, p),
+    "where": lambda t, p: torch.where(p > 2, t, p, out=t),
+    "stacked": lambda t, p: torch.cat([p[:2], t[2:].clone()], out=t),
+    "drawn": lambda t, p: t.uniform_(generator=torch.Generator("cuda")).fill_(3.0),
+}
+
+
+@pytest.mark.parametrize("call", BUFFERS.values(), ids=BUFFERS)
+def test_an_array_changes_when_its_tensor_is_written_into(redirected, call):
+    def written(place):
+        array = np.arange(4, dtype=np.float32)
+        call(torch.from_numpy(array), place(torch.tensor([1.0, 2.0, 3.0, 4.0])))
+        return array.tolist()
+
+    result = written(lambda tensor: tensor.to("cuda"))
+    with torchdevice_mode.redirect(target="cpu"):
+        expected = written(lambda tensor: tensor)
+    assert result == expected != [0, 1, 2, 3]
+
+
+def test_gradients_are_right_where_a_cpu_tensor_is_written_into(redirected, target):
+    def gradients(place):
+        a = from_numpy(1, 2, 3).requires_grad_()
+        b = place(from_numpy(4, 5, 6).requires_grad_())
+        b.retain_grad()
+        y = a * 2
+        y.mul_(b)
+        y[b > 4] += b[1:]
+        y[:1].copy_(b[:1] * 3)
+        y.sum().backward()
+        return a.grad, b.grad
+
+    left, placed = gradients(lambda tensor: tensor.to("cuda"))
+    assert (left.device.type, placed.device) == ("cpu", target)
+    with torchdevice_mode.native():
+        expected = gradients(lambda tensor: tensor)
+    assert [left.tolist(), placed.tolist()] == [gradient.tolist() for gradient in expected]
+
+
+def test_a_leaf_is_written_into_under_no_grad_only(redirected):
+    leaf = from_numpy(1, 2, 3, 4).requires_grad_()
+    with pytest.raises(RuntimeError, match="a leaf Variable that requires grad"):
+        leaf.add_(ones())
+    with torch.no_grad():
+        leaf.add_(ones())
+    assert leaf.tolist() == [2, 3, 4, 5]
+
+
+def test_history_ends_where_a_cpu_tensor_is_drawn_anew(redirected):
+    leaf = from_numpy(1, 2).requires_grad_()
+    noise = (leaf * 1).normal_(generator=torch.Generator("cuda"))
+    noise.sum().backward()
+    assert leaf.grad.tolist() == [0, 0]
+
+
+def test_a_result_that_torch_resizes_is_resized(redirected):
+    values, indices = torch.empty(0, device="cuda"), torch.empty(0, dtype=int)
+    with torchdevice_mode.native():
+        indices = torch.empty(0, dtype=torch.int64)
+    torch.sort(strays()[0], descending=True, out=(values, indices))
+    assert values.tolist() == indices.tolist() == [3, 2, 1, 0]
+    assert indices.device.type == "cpu"
+
+
+def test_memory_is_not_shared_with_a_copy(redirected):
+    # `set_` makes two tensors of one memory: with a copy it would not.
+    with torchdevice_mode.native():
+        stray = torch.ones(4)
+    if ones().device.type != "cpu":
+        with pytest.raises(RuntimeError, match="devices must match"):
+            ones().set_(stray)
+
+
+@pytest.mark.parametrize("policy", ["explicit", "force"])
+def test_on_the_cpu_nothing_is_adopted(policy, events):
+    with torchdevice_mode.redirect(target="cpu", policy=policy):
+        stray, placed = strays()[0], ones()
+        assert (placed + stray).tolist() == [1, 2, 3, 4]
+        with pytest.raises(RuntimeError, match="must match the size"):
+            placed + from_numpy(1, 2, 3)
+    assert events("adoption") == 0
 
 
 @on_simulated

@@ -12,13 +12,13 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "torchdevice_mode"
 
 LAYERS = [
-    ["errors", "_imports", "_mismatch", "_places"],
+    ["errors", "_imports", "_mismatch", "_places", "_writes"],
     ["_spec", "_log", "_override"],
     ["_machine", "_settings", "_ledger", "_caller", "_startup"],
     ["_policy", "_children"],
     ["_context", "_dtypes", "_patches", "_probe"],
     ["_registry", "_active", "_origins"],
-    ["_cpu_operator", "_out_of_memory", "_verify"],
+    ["_cpu_operator", "_out_of_memory", "_strays", "_verify"],
     ["_on_cpu"],
     ["_dispatch_mode", "_fallback"],
     ["_rules"],

@@ -156,7 +156,8 @@ OTHERS = [
     "index 5 is out of bounds for dimension 0 with size 4",
     "a leaf Variable that requires grad is being used in an in-place operation.",
     "Trying to backward through the graph a second time",
-    "one of the variables needed for gradient computation has been modified by an inplace operation",
+    "one of the variables needed for gradient computation has been modified by an inplace "
+    "operation",
     "attempting to assign a gradient of size '[2]' to a tensor of size '[3]'. Please ensure that "
     "the gradient and the tensor are the same size",
     "Function MulBackward0 returned an invalid gradient at index 0 - got [2] but expected shape "

@@ -78,6 +78,8 @@ class Context:
         self.alive = 0
         # Where the program calls `backward`, and the target is known to refuse nothing of it.
         self.backward_lines: set[tuple[types.CodeType, int] | None] = set()
+        # Where stray operands were adopted, and by which functions.
+        self.adopting_lines: set[tuple[types.CodeType, int, str]] = set()
         # Two caches, because the override changes the answers; the override's state is the index.
         self._caches: tuple[dict[Any, Resolution], dict[Any, Resolution]] = ({}, {})
         self.target_spec, self.target_reason = choose_target(machine, settings)
@@ -177,7 +179,7 @@ class Context:
         *,
         moved: int = 0,
         seconds: float = 0.0,
-    ) -> None:
+    ) -> int:
         """Count an event at a place that is known to be the program's, and what it cost.
 
         Args:
@@ -188,11 +190,14 @@ class Context:
             frame: The program's frame, or where that stood.
             moved: Bytes that were copied for it.
             seconds: Time that it took.
+
+        Returns:
+            How often this happened there before, in this thread, and now.
         """
         what = event(kind, asked, str(given), reason)
-        self._log_first(
-            self.ledger.count_cost(frame, what, moved=moved, seconds=seconds), frame, what
-        )
+        times = self.ledger.count_cost(frame, what, moved=moved, seconds=seconds)
+        self._log_first(times == 1, frame, what)
+        return times
 
     def _count(self, what: Event, frame: types.FrameType | None) -> None:
         user = user_frame(frame)

@@ -18,10 +18,11 @@ from ._context import Context, is_accelerator_request
 from ._cpu_operator import cpu_generator
 from ._dtypes import NARROWER
 from ._log import user_frame, warn_once
-from ._on_cpu import Call, compute_on_cpu, name_of, then_copied_back, written
+from ._on_cpu import Call, compute_on_cpu, then_copied_back
 from ._rules import RULES
 from ._rules.factories import make, make_from_data, make_normal
 from ._spec import TOGGLE, parse
+from ._writes import name_of, writes
 
 __all__ = [
     "cast_down",
@@ -92,7 +93,7 @@ def settle(context: Context, call: Call, frame: Any, error: Exception, refused: 
     destination = _destination(context, call)
     if destination is not None and (destination.type == "cpu" or refused not in _WIDE):
         return _converted_on_cpu(call, destination)
-    if any(t.device.type == "cpu" for t in written(*call)):
+    if any(t.device.type == "cpu" for t in writes(*call).into):
         # It has the dtype, and Metal would have to convert on the way.
         name = name_of(call[0])
         context.record("adoption", f"an accelerator tensor in {name}", "cpu", _CONVERTS, frame)
@@ -200,7 +201,7 @@ def cast_down(context: Context, call: Call, frame: Any, refused: str = "Double")
     """Make the call with float32 in place of float64, and complex64 in place of complex128."""
     func, args, kwargs = call
     name = name_of(func)
-    if any(t.dtype in NARROWER for t in written(func, args, kwargs)):
+    if any(t.dtype in NARROWER for t in writes(func, args, kwargs).into):
         return None
     changed = False
 
@@ -339,14 +340,13 @@ def _on_cpu(context: Context, call: Call) -> Call:
         new_args = (new_args[0], torch.float64)
     elif "device" not in new_kwargs and RULES.get(func) in _CHOOSE_DTYPE:
         new_kwargs["device"] = cpu
-    pairs = [(t, copies[id(t)]) for t in written(*call) if id(t) in copies]
 
     def past_the_rules(*args: Any, **kwargs: Any) -> Any:
         # A rule would send a request for the CPU back to the target.
         return func(*args, **kwargs)
 
     past_the_rules.__name__ = name
-    return then_copied_back(past_the_rules, pairs), new_args, new_kwargs
+    return then_copied_back(past_the_rules, writes(*call), copies), new_args, new_kwargs
 
 
 def _then_moved(context: Context, call: Call) -> Call | None:

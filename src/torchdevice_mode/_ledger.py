@@ -202,7 +202,7 @@ class Ledger:
 
     def count_cost(
         self, frame: types.FrameType | Place | None, what: Event, *, moved: int, seconds: float
-    ) -> bool:
+    ) -> int:
         """Count one event and what it cost.
 
         Args:
@@ -212,14 +212,14 @@ class Ledger:
             seconds: Time that it took.
 
         Returns:
-            True the first time this thread passes the site.
+            How often this thread has passed the site.
         """
-        first = self.count(frame, what)
+        self.count(frame, what)
         key = (None, 0, what) if frame is None else (frame.f_code, frame.f_lineno, what)
         tally = self._local.counts.sites[key]
         tally.moved += moved
         tally.seconds += seconds
-        return first
+        return tally.count
 
     def _register(self) -> _Counts:
         counts = _Counts()

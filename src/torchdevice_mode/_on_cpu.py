@@ -21,15 +21,14 @@ from ._cpu_operator import bytes_of
 from ._dtypes import NARROWER
 from ._log import warn_once
 from ._origins import origin
+from ._writes import Writes, name_of, writes
 
 __all__ = [
     "Call",
     "compute_on_cpu",
-    "name_of",
     "refusal",
     "refuses_on_the_target",
     "then_copied_back",
-    "written",
 ]
 
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
@@ -93,17 +92,21 @@ def compute_on_cpu(
     new_args, new_kwargs = pytree.tree_map(to_cpu, (args, kwargs))
     if not copies:
         return None
-    pairs = [(t, copies[id(t)]) for t in written(func, args, kwargs) if id(t) in copies]
     name = name_of(func)
     reason = refusal(context, why)
 
+    written = writes(func, args, kwargs)
+    copied_back = then_copied_back(func, written, copies)
+    held = {id(tensor) for tensor in (*written.into, *written.aside)}
+
+    def back(leaf: Any) -> Any:
+        if not isinstance(leaf, torch.Tensor) or leaf.device.type != "cpu" or id(leaf) in held:
+            return leaf
+        return leaf.to(context.target, NARROWER.get(leaf.dtype, leaf.dtype))
+
     @functools.wraps(func)
     def and_back(*args: Any, **kwargs: Any) -> Any:
-        result = func(*args, **kwargs)
-        for held, copy in pairs:
-            _write_back(held, copy)
-        originals = {id(copy): held for held, copy in pairs}
-        result = pytree.tree_map(lambda leaf: _back(leaf, originals, context.target), result)
+        result = pytree.tree_map(back, copied_back(*args, **kwargs))
         seconds = time.perf_counter() - began
         user = origin(frame)
         context.record_cost("fallback", name, "cpu", reason, user, moved=moved, seconds=seconds)
@@ -121,23 +124,31 @@ def compute_on_cpu(
 
 
 def then_copied_back(
-    func: Callable[..., Any], pairs: list[tuple[torch.Tensor, torch.Tensor]]
+    func: Callable[..., Any], written: Writes, copies: dict[int, torch.Tensor]
 ) -> Callable[..., Any]:
     """A call that writes into copies, and then into what the program holds.
 
     Args:
         func: The function that is called with copies.
-        pairs: What the program holds, each with its copy.
+        written: What the program holds, and the call writes into.
+        copies: Copies of it, and of other tensors, by the `id` of what they are copies of.
+
+    Returns:
+        The call; it returns what the program holds in place of copies of that.
     """
-    if not pairs:
+    into, aside = ([(t, copies[id(t)]) for t in tensors if id(t) in copies] for tensors in written)
+    if not into and not aside:
         return func
 
     @functools.wraps(func)
     def call(*args: Any, **kwargs: Any) -> Any:
         result = func(*args, **kwargs)
-        for held, copy in pairs:
+        for held, copy in into:
             _write_back(held, copy)
-        originals = {id(copy): held for held, copy in pairs}
+        with torch.no_grad():
+            for held, copy in aside:
+                _write_back(held, copy)
+        originals = {id(copy): held for held, copy in (*into, *aside)}
         return pytree.tree_map(lambda leaf: originals.get(id(leaf), leaf), result)
 
     return call
@@ -149,32 +160,3 @@ def _write_back(held: torch.Tensor, copy: torch.Tensor) -> None:
     # A leaf that requires a gradient is written under `no_grad` only, as the program did.
     with torch.set_grad_enabled(torch.is_grad_enabled() and copy.requires_grad):
         held.copy_(copy)
-
-
-def _back(leaf: Any, originals: dict[int, torch.Tensor], device: torch.device) -> Any:
-    if not isinstance(leaf, torch.Tensor) or leaf.device.type != "cpu":
-        return leaf
-    original = originals.get(id(leaf))
-    if original is not None:
-        return original
-    return leaf.to(device, NARROWER.get(leaf.dtype, leaf.dtype))
-
-
-def written(
-    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> list[torch.Tensor]:
-    """The tensors that a call writes into, by torch's naming rules."""
-    out = kwargs.get("out")
-    if out is not None:
-        return [t for t in pytree.tree_leaves(out) if isinstance(t, torch.Tensor)]
-    name = name_of(func)
-    in_place = name in ("__setitem__", "copy_") or (
-        name.startswith("__i") and name.endswith("__") and name not in ("__invert__", "__index__")
-    )
-    if in_place or (name.endswith("_") and not name.endswith("__")):
-        return [t for t in pytree.tree_leaves(args[:1]) if isinstance(t, torch.Tensor)]
-    return []
-
-
-def name_of(func: Callable[..., Any]) -> str:
-    return getattr(func, "__name__", type(func).__name__)

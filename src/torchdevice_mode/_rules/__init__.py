@@ -5,11 +5,18 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from .._registry import Rule, build
-from . import devices, factories, host, moves, sharing
+from . import devices, factories, host, moves, operands, sharing
 
 __all__ = ["ROWS", "RULES"]
 
-ROWS: tuple[Rule, ...] = (*devices.ROWS, *factories.ROWS, *moves.ROWS, *host.ROWS, *sharing.ROWS)
+ROWS: tuple[Rule, ...] = (
+    *devices.ROWS,
+    *factories.ROWS,
+    *moves.ROWS,
+    *host.ROWS,
+    *sharing.ROWS,
+    *operands.ROWS,
+)
 """All rows, in the order of the files."""
 
 RULES = build(ROWS)

@@ -27,21 +27,24 @@ from .._modes import entered
 from .._origins import during_backward
 from .._patches import Patch
 from .cuda._figures import note_level
+from .gradients import at_their_outputs
 
 __all__ = ["PATCHES"]
 
 
 def _with_mode(run_backward: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(run_backward)
-    def run(*args: Any, **kwargs: Any) -> Any:
+    def run(outputs: Any, *args: Any, **kwargs: Any) -> Any:
         context = current()
         if context is None or torch.compiler.is_compiling():
-            return run_backward(*args, **kwargs)
+            return run_backward(outputs, *args, **kwargs)
+        if args:
+            args = (at_their_outputs(context, outputs, args[0]), *args[1:])
         caller = during_backward(sys._getframe(1))
         # What the forward pass left for this one is most often the peak of a step.
         note_level(context.target.type)
         with entered(context), carried_to_workers(context), caller, _guarded(context):
-            result = run_backward(*args, **kwargs)
+            result = run_backward(outputs, *args, **kwargs)
         note_level(context.target.type)
         return result
 
