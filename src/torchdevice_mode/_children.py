@@ -202,6 +202,8 @@ class Family:
 
 
 def _is_alive(process: int) -> bool:
+    if sys.platform == "win32":
+        return True  # asking would interrupt it there
     try:
         os.kill(process, 0)
     except ProcessLookupError:

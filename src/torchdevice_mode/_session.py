@@ -291,9 +291,10 @@ def _follow_processes() -> None:
     if _following:
         return
     _following = True
-    os.register_at_fork(
-        before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_begin_forked
-    )
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(
+            before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_begin_forked
+        )
     # multiprocessing forgets, in a child, what was to be done at the end of the parent.
     register_after_fork(family, lambda _: _finish_at_end())
     _finish_at_end()
