@@ -114,6 +114,6 @@ def test_a_module_that_torch_lacks_is_named(capsys):
 def test_the_page_of_docs_is_what_the_tables_say():
     page = (DOCS / "torch-surface.md").read_text()
     version = torch.__version__.partition("+")[0]
-    if f"for torch {version};" not in page:
+    if f"for torch {version};" not in page or torch.version.cuda is not None:
         pytest.skip("the page is written for another torch")
     assert page == _gap.markdown(ENTRIES)

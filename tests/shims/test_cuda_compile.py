@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 
 import pytest
@@ -75,10 +76,16 @@ def asking_autocast(x):
 
 
 WHOLE = [available, numbers, properties, bfloat16, waiting, selecting, marking, capturing,
-         autocasting, old_autocasting, asking_autocast]  # fmt: skip
+         autocasting, asking_autocast]  # fmt: skip
+OLD = pytest.param(
+    old_autocasting,
+    marks=pytest.mark.xfail(
+        sys.version_info >= (3, 13), reason="Dynamo of torch 2.13 fails on it by itself"
+    ),
+)
 
 
-@pytest.mark.parametrize("function", WHOLE, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("function", [*WHOLE, OLD], ids=lambda f: f.__name__)
 def test_a_call_of_torch_cuda_stays_in_the_graph(function):
     with redirect():
         x = torch.ones(2, 2, device="cuda")

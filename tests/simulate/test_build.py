@@ -11,6 +11,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import torch
 
 from torchdevice_mode import SimulatorError, simulate
 from torchdevice_mode.simulate import _build
@@ -194,7 +195,14 @@ def test_use_before_loading_says_so(use):
         use()
 
 
-@pytest.mark.parametrize(("first", "second"), [("mps", "cuda"), ("cuda", "mps")])
+cpu_build = pytest.mark.skipif(
+    torch.version.cuda is not None, reason="a CUDA build of torch has that device itself"
+)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("mps", "cuda"), pytest.param("cuda", "mps", marks=cpu_build)]
+)
 def test_a_process_has_one_simulated_device(built, first, second):
     code = f"from torchdevice_mode import simulate; simulate.load('{first}')\n"
     assert failure_of(code + f"simulate.load('{second}')") == (
@@ -203,6 +211,7 @@ def test_a_process_has_one_simulated_device(built, first, second):
     )
 
 
+@cpu_build
 @pytest.mark.parametrize("question", ["pass", "torch.cuda.is_available(); torch.zeros(1).cuda()"])
 def test_a_cpu_build_of_torch_gets_a_cuda_device(built, question):
     """The device's own tests run in a process of theirs; this is the proof that there is one."""
