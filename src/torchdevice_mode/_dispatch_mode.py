@@ -107,4 +107,7 @@ class RedirectDispatchMode(TorchDispatchMode):
                 args = (*args[:position], device, *args[position + 1 :])
             else:
                 kwargs = {**kwargs, name: device}
+        if self.context.target.type == "mps" and kwargs.get("non_blocking"):
+            # As the rules for `Tensor.to` have it: such copies corrupt data there.
+            kwargs = {**kwargs, "non_blocking": False}
         return args, kwargs

@@ -36,11 +36,13 @@ class _Reading(NamedTuple):
         requests: The accelerators that its graph names.
         takes_device: Names of arguments that are devices, which may be given as strings.
         arguments: The arguments of its schema.
+        non_blocking: Whether it copies asynchronously.
     """
 
     requests: frozenset[str]
     takes_device: frozenset[str]
     arguments: tuple[Any, ...]
+    non_blocking: bool
 
 
 # A graph does not change once it is compiled, and reading it costs more than most calls.
@@ -60,7 +62,9 @@ def _read(program: Any) -> _Reading:
                 requests.add("cuda")
         arguments = tuple(program.schema.arguments)
         takes_device = frozenset(a.name for a in arguments if "Device" in str(a.type))
-        found = _readings[program] = _Reading(frozenset(requests), takes_device, arguments)
+        waits = not any(_asynchronous_copies(part) for part in _parts(graph))
+        found = _Reading(frozenset(requests), takes_device, arguments, not waits)
+        _readings[program] = found
     return found
 
 
@@ -97,6 +101,27 @@ def _with_other_devices(graph: Any, given: dict[str, str]) -> None:
             node.s_("value", given.get(request, request))
 
 
+def _asynchronous_copies(graph: Any) -> list[tuple[Any, int]]:
+    """The nodes that copy without waiting, and which of their inputs says so."""
+    found = []
+    for kind in ("aten::to", "aten::copy_", "aten::_to_copy"):
+        for node in graph.findAllNodes(kind, recurse=True):
+            names = [a.name for a in torch._C.parse_schema(node.schema()).arguments]
+            position = names.index("non_blocking") if "non_blocking" in names else len(names)
+            if position < node.inputsSize() and node.inputsAt(position).toIValue():
+                found.append((node, position))
+    return found
+
+
+def _wait_for_copies(graph: Any) -> None:
+    """Make each copy blocking: on MPS others corrupt data."""
+    for part in _parts(graph):
+        for node, position in _asynchronous_copies(part):
+            no = part.insertConstant(False)
+            no.node().moveBefore(node)
+            node.replaceInput(position, no)
+
+
 def _move_in_place_of(graph: Any, node: Any) -> None:
     """Put `x.to("cuda")`, whose device can be replaced, where `x.cuda()` is."""
     with torch._C.DisableTorchFunction():
@@ -131,23 +156,26 @@ def _answering(call: Callable[..., Any]) -> Callable[..., Any]:
             device = context.device_for(request, frame)
             if device is not None and str(device) != request:
                 given[request] = str(device)
-        if not given:
+        waits = reading.non_blocking and context.target.type == "mps"
+        if not given and not waits:
             return call(self, *args, **kwargs)
         positional = _bound(self, reading, args, kwargs)
         if positional is None:
             return call(self, *args, **kwargs)  # torch's own error
-        return _call_function(_rewritten_for(self, given), *positional)
+        return _call_function(_rewritten_for(self, given, waits=waits), *positional)
 
     return run
 
 
-def _rewritten_for(program: Any, given: dict[str, str]) -> Any:
+def _rewritten_for(program: Any, given: dict[str, str], *, waits: bool) -> Any:
     """The program with other devices; made once for each of those that it may have to name."""
-    key = tuple(text for pair in sorted(given.items()) for text in pair)
+    key = (str(waits), *(text for pair in sorted(given.items()) for text in pair))
     versions = _rewritten.setdefault(program, {})
     if key not in versions:
         graph = program.inlined_graph  # a copy
         _with_other_devices(graph, given)
+        if waits:
+            _wait_for_copies(graph)
         versions[key] = torch._C._create_function_from_graph(program.name, graph)
     return versions[key]
 
