@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from ._context import Context, is_accelerator_request
 from ._cpu_operator import bytes_of
-from ._downcast import brought_back
+from ._dtypes import NARROWER
 from ._log import warn_once
 from ._origins import origin
 from ._writes import Writes, name_of, writes
@@ -35,7 +35,14 @@ Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 _NOT = r"(not|n't)( yet| currently)? (be )?(support|implement)|unsupported|only support"
 # "Conv3D is not supported on MPS", "MPS does not support cumsum op with int64 input".
-_REFUSALS = rf"(?i)\bmps\b.*({_NOT})|({_NOT}).*\bmps\b|Undefined type|not implemented for '\w+'"
+_BY_NAME = rf"\bmps\b.*({_NOT})|({_NOT}).*\bmps\b|\bmps\b.* (supports float\w* only|dimensions <=)"
+# Metal's own as well, though they do not name it: "Only float is supported!".
+_WITHOUT_NAME = (
+    r"Undefined type|not implemented for '\w+'|^Adaptive pool MPS|_mps only supports|requires macOS"
+    r"|only for Floating types|Only \w+ is supported!|not supported for complex types yet"
+    r"|not supported for tensors (of|with) more than"
+)
+_REFUSALS = rf"(?i){_BY_NAME}|{_WITHOUT_NAME}"
 _COLLECTIVES = r"(?i)c10d|distributed operators"
 # Calls that move, share or differentiate what they are given: done elsewhere they are undone.
 _NOT_ELSEWHERE = frozenset(
@@ -57,7 +64,13 @@ def refusal(context: Context, why: Exception | str) -> str:
 
 
 def compute_on_cpu(
-    context: Context, call: Call, why: str, frame: Any, *, warn: bool = True
+    context: Context,
+    call: Call,
+    why: str,
+    frame: Any,
+    *,
+    warn: bool = True,
+    also_makes: bool = False,
 ) -> Call | None:
     """Make a call on the CPU and bring its results back.
 
@@ -67,6 +80,7 @@ def compute_on_cpu(
         why: What the target said; the first line goes into the ledger.
         frame: The frame that called torch.
         warn: Whether to say so, once for each function.
+        also_makes: Whether a call that only asks for a tensor on the target is made, too.
 
     Returns:
         A call that does so; None where nothing of it is on the target.
@@ -76,21 +90,24 @@ def compute_on_cpu(
         return None
     copies: dict[int, torch.Tensor] = {}
     moved = 0
+    asked = False
 
     def to_cpu(leaf: Any) -> Any:
-        nonlocal moved
+        nonlocal moved, asked
         if isinstance(leaf, torch.Tensor) and leaf.device.type == context.target.type:
             copy = copies.get(id(leaf))
             if copy is None:
                 copy = copies[id(leaf)] = leaf.to("cpu")
                 moved += bytes_of(leaf)
             return copy
-        named = isinstance(leaf, (torch.device, str)) and is_accelerator_request(leaf)
-        return torch.device("cpu") if named else leaf
+        if isinstance(leaf, (torch.device, str)) and is_accelerator_request(leaf):
+            asked = True
+            return torch.device("cpu")
+        return leaf
 
     began = time.perf_counter()
     new_args, new_kwargs = pytree.tree_map(to_cpu, (args, kwargs))
-    if not copies:
+    if not copies and not (asked and also_makes):
         return None
     name = name_of(func)
     reason = refusal(context, why)
@@ -102,7 +119,7 @@ def compute_on_cpu(
     def back(leaf: Any) -> Any:
         if not isinstance(leaf, torch.Tensor) or leaf.device.type != "cpu" or id(leaf) in held:
             return leaf
-        return brought_back(context, leaf, name, frame)
+        return leaf.to(context.target, NARROWER.get(leaf.dtype, leaf.dtype))
 
     @functools.wraps(func)
     def and_back(*args: Any, **kwargs: Any) -> Any:

@@ -24,7 +24,6 @@ from torch.utils import _pytree as pytree
 from ._adoption import adopt, hand_over
 from ._caller import calling_frame
 from ._context import Context, is_accelerator_request
-from ._downcast import refused_dtype
 from ._fallback import kernels
 from ._float64 import (
     cast_down,
@@ -32,6 +31,7 @@ from ._float64 import (
     explain_refusal,
     holds_float64,
     mixes_widths,
+    refused_dtype,
     saturate,
     settle,
 )
@@ -115,7 +115,7 @@ def _way_out(context: Context, call: Call, error: Exception, frame: Any) -> Call
     if re.search(_ABSENT_ACCELERATOR, text):
         return _rewrite_requests(context, call, frame)
     if refuses_on_the_target(context, error):
-        return compute_on_cpu(context, call, text, frame)
+        return compute_on_cpu(context, call, text, frame, also_makes=True)
     return None
 
 

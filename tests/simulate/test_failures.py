@@ -81,41 +81,6 @@ def test_a_dtype_may_be_held_that_no_kernel_computes_with(name):
             compute()
 
 
-# --- operands on two devices -------------------------------------------------------------------
-
-MIXED = {
-    "cpu + mps": lambda: torch.ones(3) + ones(3),
-    "mps + cpu": lambda: ones(3) + torch.ones(3),
-    "in place": lambda: torch.ones(3).add_(ones(3)),
-    "out": lambda: torch.add(ones(3), 1, out=torch.empty(3)),
-    "matmul": lambda: ones(3, 3) @ torch.ones(3, 3),
-    "linear": lambda: torch.nn.Linear(3, 3)(ones(2, 3)),
-    "cat": lambda: torch.cat([ones(3), torch.ones(3)]),
-    "embedding": lambda: torch.nn.Embedding(3, 3).to(DEVICE)(torch.tensor([1])),
-    "layer_norm": lambda: torch.nn.LayerNorm(3)(ones(2, 3)),
-    "cross_entropy": lambda: torch.nn.functional.cross_entropy(ones(2, 3), torch.tensor([0, 1])),
-    "index of a CPU tensor": lambda: torch.ones(3)[torch.tensor([1], device=DEVICE)],
-}
-
-
-@pytest.mark.parametrize("use", MIXED.values(), ids=MIXED)
-def test_operands_on_two_devices_are_refused(use):
-    with pytest.raises(RuntimeError, match="Expected all tensors to be on the same device, but "):
-        use()
-
-
-ALLOWED = {
-    "zero-dim": lambda: ones(3) + torch.tensor(1.0),
-    "index": lambda: ones(3)[torch.tensor([1])],
-    "copy_": lambda: ones(3).copy_(torch.ones(3)),
-}
-
-
-@pytest.mark.parametrize("use", ALLOWED.values(), ids=ALLOWED)
-def test_what_torch_allows_on_two_devices_is_allowed(use):
-    assert use().device == torch.device("mps", 0)
-
-
 # --- memory ------------------------------------------------------------------------------------
 
 MIB = 1 << 20
@@ -295,22 +260,42 @@ def test_operators_are_given_back_after_an_error():
     assert kernels() == before
 
 
+# Of no use to programs, or run on the CPU without being asked to; see REAL_GAPS_2_13.
+_NOT_CALLED = re.compile(
+    r"_test|_foobar|_nested|_jagged|_padded|_transform_bias|_native_multi_head|_transformer_encoder"
+    r"|mkldnn|to_mkldnn|quantize|dequantize|_empty_\w*affine|_make_per|_dyn_quant|\w+_for_cpu"
+    r"|from_file|_make_dep_token|_functional_assert|_fused_sdp_choice|_spdiags|embedding_renorm_"
+    r"|_to_sparse_|_?slow_conv|narrow_copy|_validate_compressed|batch_norm_update_stats|heaviside_"
+)
+
+
 @pytest.mark.skipif(not torch.__version__.startswith("2.13"), reason="gaps of torch 2.13")
-def test_real_gaps_have_no_metal_kernel_in_torchs_own_list():
+def test_real_gaps_are_what_torchs_own_list_lacks_for_metal():
     torchgen = pytest.importorskip("torchgen")
     yaml = pytest.importorskip("yaml")
 
     folder = Path(os.path.dirname(torchgen.__file__))
-    listed = yaml.safe_load((folder / "packaged/ATen/native/native_functions.yaml").read_text())
-    with_metal = {
-        "aten::" + row["func"].partition("(")[0].partition(".")[0]
-        for row in listed
-        if any("MPS" in key.replace(" ", "").split(",") for key in row.get("dispatch") or ())
+    rows = yaml.safe_load((folder / "packaged/ATen/native/native_functions.yaml").read_text())
+    listed = {row["func"].partition("(")[0]: row for row in rows}
+
+    def keys(name: str) -> set[str]:
+        row = listed[name]
+        if "structured_delegate" in row:
+            return keys(row["structured_delegate"])
+        return {
+            key for keys in row.get("dispatch") or () for key in keys.replace(" ", "").split(",")
+        }
+
+    served = {"MPS", "CompositeExplicitAutograd", "CompositeExplicitAutogradNonFunctional"}
+    served.add("CompositeImplicitAutograd")
+    lacking = {name for name in listed if "CPU" in keys(name) and not served & keys(name)}
+    with_metal = {name.partition(".")[0] for name in listed if "MPS" in keys(name)}
+    named = {
+        name if name.partition(".")[0] in with_metal else name.partition(".")[0]
+        for name in lacking
+        if not _NOT_CALLED.match(name)
     }
-    known = {"aten::" + row["func"].partition("(")[0].partition(".")[0] for row in listed}
-    assert "aten::add" in with_metal
-    assert simulate.REAL_GAPS_2_13 <= known
-    assert not simulate.REAL_GAPS_2_13 & with_metal
+    assert {"aten::" + name for name in named} == simulate.REAL_GAPS_2_13
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,10 @@ from torch.utils._pytree import tree_leaves
 
 from ._database import DEVICE, on, seed
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.usefixtures("metal_refuses_nothing"),
+]
 
 CPU = torch.device("cpu")
 MODULES = {info.name.removeprefix("nn."): info for info in module_db}

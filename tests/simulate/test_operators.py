@@ -17,7 +17,10 @@ from torch.utils._pytree import tree_map
 from ._database import DTYPES, OPERATORS, Run, assert_same, call, gradients, inputs_on, on_both
 from .known_differences import KNOWN_DIFFERENCES
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.usefixtures("metal_refuses_nothing"),
+]
 
 
 def parameters(check: str, names: list[str]) -> list[Any]:

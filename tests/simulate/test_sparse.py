@@ -113,7 +113,27 @@ def test_float64_is_refused() -> None:
         sparse("cpu").double().to("mps")
 
 
-@pytest.mark.parametrize("layout", [torch.sparse_csr, torch.sparse_csc])
-def test_compressed_tensors_are_not_implemented(layout: torch.layout) -> None:
-    with pytest.raises(NotImplementedError):
-        dense("mps").to_sparse(layout=layout)
+COMPRESSED: dict[str, tuple[str, Callable[[], Any]]] = {
+    "to_sparse_csr": (
+        "'aten::_to_sparse_csr' is not currently",
+        lambda: dense("mps").to_sparse_csr(),
+    ),
+    "to_sparse_csc": (
+        "'aten::_to_sparse_csc' is not currently",
+        lambda: dense("mps").to_sparse_csc(),
+    ),
+    "move": (
+        "Could not run 'new_compressed_tensor' from the 'mps:0' device",
+        lambda: dense("cpu").to_sparse_csr().to("mps"),
+    ),
+    "make": (
+        "Could not run 'new_compressed_tensor' from the 'mps:0' device",
+        lambda: torch.sparse_csr_tensor([0, 1], [0], [1.0], device="mps"),
+    ),
+}
+
+
+@pytest.mark.parametrize("said, use", COMPRESSED.values(), ids=COMPRESSED)
+def test_compressed_tensors_are_refused_in_torchs_words(said: str, use: Any) -> None:
+    with pytest.raises(NotImplementedError, match=said):
+        use()

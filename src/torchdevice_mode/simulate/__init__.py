@@ -26,6 +26,7 @@ from dataclasses import dataclass, fields
 from ..errors import SimulatorError
 from ._build import library_path
 from ._compile import compile_without_inductor
+from ._gaps import REAL_GAPS_2_13
 from ._visible import make_storages, make_visible
 
 __all__ = [
@@ -36,60 +37,12 @@ __all__ = [
     "is_loaded",
     "load",
     "loaded_device",
+    "macos_version",
     "memory_limit",
     "missing_operators",
+    "refusals",
+    "without_refusals",
 ]
-
-REAL_GAPS_2_13: frozenset[str] = frozenset(
-    "aten::" + name
-    for name in [
-        "linalg_eig",
-        "linalg_eigvals",
-        "_linalg_eigvals",
-        "_linalg_eigh",
-        "_linalg_svd",
-        "linalg_lstsq",
-        "linalg_lu_solve",
-        "linalg_matrix_exp",
-        "linalg_ldl_factor_ex",
-        "linalg_ldl_solve",
-        "geqrf",
-        "ormqr",
-        "_ctc_loss",
-        "_ctc_loss_backward",
-        "adaptive_max_pool3d",
-        "_adaptive_avg_pool3d",
-        "adaptive_max_pool3d_backward",
-        "_adaptive_avg_pool3d_backward",
-        "fractional_max_pool2d",
-        "fractional_max_pool2d_backward",
-        "fractional_max_pool3d",
-        "fractional_max_pool3d_backward",
-        "poisson",
-        "binomial",
-        "take",
-        "put_",
-        "mode",
-        "logspace",
-        "heaviside",
-        "frexp",
-        "segment_reduce",
-        "_segment_reduce_backward",
-        "_pdist_forward",
-        "_pdist_backward",
-        "rrelu_with_noise",
-        "rrelu_with_noise_",
-        "multi_margin_loss",
-        "multi_margin_loss_backward",
-        "multilabel_margin_loss_forward",
-        "multilabel_margin_loss_backward",
-        "channel_shuffle",
-        "conv_depthwise3d",
-        "_int_mm",
-        "special_ndtri",
-    ]
-)
-"""Operators that torch 2.13's Metal backend has no kernel for, as far as they are known."""
 
 # Where torch keeps kernels that call other operators and so serve every device.
 _COMPOSITE = (
@@ -186,6 +139,7 @@ def load(device: str = "mps") -> None:
         library.simulated_counter.restype = ctypes.c_int64
         library.simulated_limit_memory.restype = ctypes.c_int64
         library.simulated_limit_memory.argtypes = [ctypes.c_int64]
+        library.simulated_refusal.restype = ctypes.c_char_p
         if device == "cuda":
             # It derives classes from torch's, so it is imported when torch is there anyway.
             from . import _cuda
@@ -243,6 +197,46 @@ def memory_limit(limit: int) -> Iterator[None]:
         yield
     finally:
         library.simulated_limit_memory(before)
+
+
+@contextmanager
+def macos_version(major: int, minor: int = 0) -> Iterator[None]:
+    """Let the device refuse what it refuses on an older macOS; otherwise it is macOS 26.
+
+    Args:
+        major: Such as 14 for macOS 14.4.
+        minor: Such as 4.
+    """
+    library = _loaded()
+    before = library.simulated_set_macos(100 * major + minor)
+    try:
+        yield
+    finally:
+        library.simulated_set_macos(before)
+
+
+def refusals() -> list[str]:
+    """What Metal says where it refuses a dtype, a shape or an option; one text for each."""
+    library = _loaded()
+    texts: list[str] = []
+    while (text := library.simulated_refusal(len(texts))) is not None:
+        texts.append(text.decode())
+    return texts
+
+
+@contextmanager
+def without_refusals() -> Iterator[None]:
+    """Let the device compute what Metal refuses, such as complex matrices in `torch.linalg`.
+
+    Blocks may be nested. Missing operators, dtypes that cannot be stored and operands on different
+    devices are refused all the same.
+    """
+    library = _loaded()
+    before = library.simulated_set_refusing(False)
+    try:
+        yield
+    finally:
+        library.simulated_set_refusing(before)
 
 
 @contextmanager

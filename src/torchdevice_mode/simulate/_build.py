@@ -17,10 +17,14 @@ from ..errors import SimulatorError
 __all__ = ["library_path"]
 
 _HERE = Path(__file__).parent
-_SOURCES = ("device.cpp", "events.cpp", "kernels.cpp", "leaving.cpp", "memory.cpp")
+# `kernels.cpp` last: it fills the places that the others leave.
+_SOURCES = (
+    *("device.cpp", "events.cpp", "leaving.cpp", "memory.cpp", "missing.cpp", "operands.cpp"),
+    *("refusals.cpp", "kernels.cpp"),
+)
 # What differs between devices: a source, and the macro that the others look at.
 _OWN = {"mps": ("mps.cpp", "-DSIMULATE_MPS"), "cuda": ("cuda.cpp", "-DSIMULATE_CUDA")}
-_HEADERS = ("device.h",)
+_HEADERS = ("call.h", "device.h", "metal_operators.h")
 _FLAGS = ("-std=c++20", "-O2", "-g0", "-shared", "-fPIC", "-w")
 
 

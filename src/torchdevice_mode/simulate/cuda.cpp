@@ -22,6 +22,8 @@ void check_operand(at::ScalarType) {}
 
 void check_conversion(at::ScalarType, at::ScalarType) {}
 
+void check_dimensions(int64_t) {}
+
 void check_index(c10::Device device) {
   if (device.index() > 0) {
     throw c10::AcceleratorError(

@@ -103,11 +103,17 @@ void check_operand(at::ScalarType dtype);
 // Raises where the device does not turn one dtype into another.
 void check_conversion(at::ScalarType from, at::ScalarType to);
 
+// Raises for a new tensor of more dimensions than the device has.
+void check_dimensions(int64_t dimensions);
+
 // Raises for a device that is not there.
 void check_index(c10::Device device);
 
 // Raises for a block that no device has, before the host is asked for it.
 void check_size(size_t bytes);
+
+// The version of macOS that the device claims to run on: 1501 for 15.1.
+std::atomic<int>& macos();
 
 // What a block takes in the device's memory, and what is held from the system for all blocks.
 int64_t block_size(int64_t bytes);

@@ -5,13 +5,13 @@
 // view of an argument becomes a view of that argument. Each operator that has a CPU kernel is
 // registered by itself, as Metal's are, so that the dispatcher can tell which ones are missing.
 
-#include "device.h"
+#include "call.h"
 
 #include <ATen/core/dispatch/Dispatcher.h>
-#include <ATen/core/enum_tag.h>
 #include <ATen/core/ivalue.h>
 #include <ATen/native/SparseTensorUtils.h>
 #include <ATen/native/TensorFactories.h>
+#include <ATen/ops/lstm_native.h>
 #include <c10/core/InferenceMode.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/library.h>
@@ -26,10 +26,6 @@ namespace {
 
 using c10::IValue;
 using torch::jit::Stack;
-
-bool on_device(const at::Tensor& tensor) {
-  return tensor.defined() && tensor.device().type() == kType;
-}
 
 // --- tensors there and back -------------------------------------------------------------------
 
@@ -77,8 +73,12 @@ class Borrowed {
       return result;
     }
     TORCH_CHECK_NOT_IMPLEMENTED(
-        cpu.layout() == c10::kStrided, "The simulated ", kName, " device has no ", cpu.layout(), " tensors");
+        cpu.layout() == c10::kStrided, "The simulated ", kName, " device has no ", cpu.layout(),
+        " tensors");
     auto lent = lent_.find(cpu.storage().unsafeGetStorageImpl());
+    if (lent == lent_.end()) {
+      check_dimensions(cpu.dim());
+    }
     c10::Storage storage = lent != lent_.end()
         ? lent->second.device
         : made_.try_emplace(cpu.storage().unsafeGetStorageImpl(), cpu.storage())
@@ -231,26 +231,6 @@ IValue converted(const IValue& value, const Convert& convert) {
 
 // --- calling the CPU's kernel -----------------------------------------------------------------
 
-// Arguments that may lie on the CPU, by operator: indices, lengths and shapes.
-const std::map<std::string, std::set<std::string>>& cpu_arguments() {
-  static const auto* table = new std::map<std::string, std::set<std::string>>{
-      {"aten::index", {"indices"}},
-      {"aten::_unsafe_index", {"indices"}},
-      {"aten::index_put_", {"indices", "values"}},
-      {"aten::index_put", {"indices", "values"}},
-      {"aten::_index_put_impl_", {"indices", "values"}},
-      {"aten::_unsafe_index_put", {"indices", "values"}},
-      {"aten::copy_", {"self", "src"}},
-      {"aten::copy_sparse_to_sparse_", {"self", "src"}},
-      {"aten::_pack_padded_sequence", {"lengths"}},
-      {"aten::_pack_padded_sequence_backward", {"batch_sizes"}},
-      {"aten::_pad_packed_sequence", {"batch_sizes"}},
-      {"aten::tensor_split", {"tensor_indices_or_sections"}},
-      {"aten::_nested_view_from_buffer", {"nested_size", "nested_strides", "offsets"}},
-  };
-  return *table;
-}
-
 // Operators that read a result on the host, for which the host waits.
 bool waits_for_device(const std::string& name) {
   static const auto* names = new std::set<std::string>{
@@ -303,29 +283,6 @@ const std::map<std::string, Stand_in>& stand_ins() {
   return *table;
 }
 
-void check_same_device(
-    const c10::OperatorHandle& op, const c10::Argument& argument, const at::Tensor& tensor) {
-  const auto& schema = op.schema();
-  // A CPU scalar may meet tensors of any device.
-  if (!tensor.defined() || tensor.device().type() != c10::DeviceType::CPU || tensor.dim() == 0) {
-    return;
-  }
-  auto allowed = cpu_arguments().find(schema.name());
-  if (allowed != cpu_arguments().end() && allowed->second.count(argument.name())) {
-    return;
-  }
-  // CUDA checks the operands of elementwise operators all at once.
-  TORCH_CHECK(
-      !kIsCuda || !op.hasTag(at::Tag::pointwise),
-      "Expected all tensors to be on the same device, but found at least two devices, ", kDevice,
-      " and cpu!");
-  TORCH_CHECK(
-      false,
-      "Expected all tensors to be on the same device, but got ", argument.name(),
-      " is on cpu, different from other tensors on ", kDevice,
-      " (when checking argument in method wrapper_", kName, "_", schema.name().substr(6), ")");
-}
-
 // Operators that leave the numbers alone: views, and those below.
 bool only_describes(const c10::FunctionSchema& schema) {
   static const auto* names = new std::set<std::string>{
@@ -348,18 +305,23 @@ void run_on_host(const c10::OperatorHandle& op, Stack* stack, c10::DispatchKey k
     counters().synchronizations++;
   }
   const bool computes = !only_describes(schema);
+  const Call call(op, *stack, first);
+  if (key == c10::DispatchKey::CPU) {
+    check_operands(call);
+    check_refusals(call);
+  } else {
+    check_sparse_operands(call);
+  }
   Borrowed borrowed;
   bool draws_from_default = name == "aten::native_dropout" || name == "aten::rrelu_with_noise";
   for (size_t i = 0; i < schema.arguments().size(); ++i) {
     IValue& value = (*stack)[first + i];
-    const auto& argument = schema.arguments()[i];
     if (value.isDevice()) {
       value = c10::Device(c10::kCPU);
-    } else if (argument.name() == "generator") {
+    } else if (schema.arguments()[i].name() == "generator") {
       value = cpu_generator(value.toOptional<at::Generator>());
     } else {
       value = converted(value, [&](const at::Tensor& tensor) {
-        check_same_device(op, argument, tensor);
         if (computes && on_device(tensor)) {
           check_operand(tensor.scalar_type());
         }
@@ -434,24 +396,6 @@ void sparse_kernel(const c10::OperatorHandle& op, c10::DispatchKeySet, Stack* st
   run_on_host(op, stack, c10::DispatchKey::SparseCPU);
 }
 
-#ifndef SIMULATE_CUDA
-// What Metal's fallback says of an operator that it has no kernel for.
-void missing(const c10::OperatorHandle& op, c10::DispatchKeySet, Stack*) {
-  TORCH_CHECK_NOT_IMPLEMENTED(
-      false,
-      "The operator '", toString(op.operator_name()),
-      "' is not currently implemented for the MPS device. If you want this op to be considered "
-      "for addition please comment on https://github.com/pytorch/pytorch/issues/141287 and mention "
-      "use-case, that resulted in missing op as well as commit hash simulated. As a temporary fix, "
-      "you can set the environment variable `PYTORCH_ENABLE_MPS_FALLBACK=1` to use the CPU as a "
-      "fallback for this op. WARNING: this will be slower than running natively on MPS.");
-}
-
-TORCH_LIBRARY_IMPL(_, MPS, m) {
-  m.fallback(torch::CppFunction::makeFromBoxedFunction<&missing>());
-}
-#endif
-
 // --- kernels that are the device's own --------------------------------------------------------
 
 at::Tensor empty_memory_format(
@@ -462,6 +406,7 @@ at::Tensor empty_memory_format(
   check_dtype(scalar_type);
   check_index(device.value_or(kDevice));
   TORCH_CHECK(!pin_memory.value_or(false), "Only dense CPU tensors can be pinned");
+  check_dimensions(static_cast<int64_t>(size.size()));
   return at::detail::empty_generic(
       C10_AS_INTARRAYREF_SLOW(size), c10::GetAllocator(kType),
       c10::DispatchKeySet(kKey), scalar_type, format);
@@ -565,6 +510,11 @@ at::Tensor attention(
     const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
     const std::optional<at::Tensor>& mask, double dropout, bool is_causal,
     std::optional<double> scale, bool enable_gqa) {
+  TORCH_CHECK(
+      query.device() == key.device() && query.device() == value.device(),
+      "Expected query, key, and value to have the same device type, but got query.device: ",
+      query.device(), " key.device: ", key.device(), " and value.device: ", value.device(),
+      " instead.");
   std::optional<at::Tensor> added = mask;
   if (mask.has_value() && mask->defined() && mask->scalar_type() == at::kBool) {
     added = at::zeros_like(*mask, query.options())
@@ -573,6 +523,53 @@ at::Tensor attention(
   return std::get<0>(at::_scaled_dot_product_attention_math(
       query, key, value, added, dropout, is_causal, std::nullopt, scale, enable_gqa));
 }
+
+#ifndef SIMULATE_CUDA
+// Metal has a kernel for all of `linear`, so that its backward pass is one operator, too.
+std::tuple<at::Tensor, at::Tensor, at::Tensor> linear_backward(
+    const at::Tensor& input, const at::Tensor& grad, const at::Tensor& weight,
+    std::array<bool, 3> wanted) {
+  const bool vector = weight.dim() == 1;
+  const at::Tensor matrix = vector ? weight.unsqueeze(0) : weight;
+  const int64_t rows = matrix.size(0), columns = matrix.size(1);
+  const int64_t count = c10::multiply_integers(input.sizes().slice(0, input.dim() - 1));
+  const at::Tensor flat = grad.reshape({count, rows});
+  at::Tensor to_input, to_weight, to_bias;
+  if (wanted[0]) {
+    to_input = flat.mm(matrix.conj()).reshape(input.sizes());
+  }
+  if (wanted[1]) {
+    to_weight = flat.t().mm(input.reshape({count, columns}).conj()).reshape(weight.sizes());
+  }
+  if (wanted[2]) {
+    to_bias = vector ? flat.sum() : flat.sum(0);
+  }
+  return {to_input, to_weight, to_bias};
+}
+
+// A composite that asks Metal for all of an LSTM at once.
+void lstm(const c10::OperatorHandle& op, c10::DispatchKeySet, Stack* stack) {
+  const size_t count = op.schema().arguments().size();
+  check_refusals(Call(op, *stack, stack->size() - count));
+  const auto given = [&](size_t i) -> IValue& { return torch::jit::peek(*stack, i, count); };
+  auto results = at::native::lstm(
+      given(0).toTensor(), given(1).toTensorVector(), given(2).toTensorVector(), given(3).toBool(),
+      given(4).toInt(), given(5).toDouble(), given(6).toBool(), given(7).toBool(),
+      given(8).toBool());
+  torch::jit::drop(*stack, count);
+  torch::jit::push(
+      *stack, std::get<0>(results), std::get<1>(results), std::get<2>(results));
+}
+
+TORCH_LIBRARY_IMPL(aten, AutogradMPS, m) {
+  m.impl("lstm.input", torch::CppFunction::makeFromBoxedFunction<&lstm>());
+}
+
+TORCH_LIBRARY_IMPL(aten, MPS, m) {
+  m.impl("lstm.input", torch::CppFunction::makeFromBoxedFunction<&lstm>());
+  m.impl("linear_backward", linear_backward);
+}
+#endif
 
 TORCH_LIBRARY_IMPL(aten, SIMULATED_AUTOGRAD, m) {
   m.impl("scaled_dot_product_attention", attention);
@@ -608,10 +605,17 @@ void add(const c10::OperatorName& name) {
           std::nullopt, nullptr, "simulated kernel"));
 }
 
-// Composites that pick a kernel by the device's type, of which a CPU build has none for others.
+// Composites that pick a kernel by the device's type, of which a CPU build has none for others; and
+// what is no composite to Metal.
 bool looks_up_kernel(const std::string& name) {
-  return name == "aten::conj_physical_" ||
+  return name == "aten::conj_physical_" || (!kIsCuda && name == "aten::linear") ||
       (kIsCuda && (name == "aten::convolution" || name == "aten::convolution_backward"));
+}
+
+// What makes tensors of layouts that the device lacks.
+bool makes_compressed(const std::string& name) {
+  return name.rfind("aten::_to_sparse_csr", 0) == 0 || name.rfind("aten::_to_sparse_csc", 0) == 0 ||
+      name.rfind("aten::_to_sparse_bsr", 0) == 0 || name.rfind("aten::_to_sparse_bsc", 0) == 0;
 }
 
 void add_sparse(const c10::OperatorName& name) {
@@ -626,7 +630,8 @@ const bool registered = [] {
   auto& dispatcher = c10::Dispatcher::singleton();
   for (const auto& name : dispatcher.getAllOpNames()) {
     auto op = dispatcher.findSchema(name);
-    if (!op.has_value() || name.name.rfind("aten::", 0) != 0) {
+    if (!op.has_value() || name.name.rfind("aten::", 0) != 0 ||
+        (!kIsCuda && makes_compressed(name.name))) {
       continue;
     }
     if (op->hasKernelForDispatchKey(c10::DispatchKey::SparseCPU) &&

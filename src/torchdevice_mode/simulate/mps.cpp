@@ -62,6 +62,11 @@ void check_conversion(at::ScalarType from, at::ScalarType to) {
       " to the MPS backend but it does not have support for that dtype.");
 }
 
+void check_dimensions(int64_t dimensions) {
+  TORCH_CHECK(
+      dimensions <= 16, "MPS supports tensors with dimensions <= 16, but got ", dimensions, ".");
+}
+
 void check_index(c10::Device) {}  // every index is the one device
 
 void check_size(size_t bytes) {
@@ -115,8 +120,8 @@ struct MPSHooks final : at::MPSHooksInterface {
   bool hasMPS() const override {
     return true;
   }
-  bool isOnMacOSorNewer(unsigned, unsigned) const override {
-    return true;
+  bool isOnMacOSorNewer(unsigned major, unsigned minor) const override {
+    return macos() >= static_cast<int>(100 * major + minor);
   }
   bool hasPrimaryContext(c10::DeviceIndex) const override {
     return true;
