@@ -77,6 +77,7 @@ def _warn_of_module(
         at = at.f_back
     if called is None:
         return
+    called = getattr(called, "_orig_mod", called)  # of a compiled module
     ids = {id(tensor) for tensor in strays}
     left = [key for key, tensor in _tensors_of(called) if id(tensor) in ids]
     if not left:

@@ -21,6 +21,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from .._active import current
+from .._log import warn_once
+from .._mismatch import is_mismatch
 from .._modes import plain_torch
 from .._patches import Hook, Patch, late
 from .._rules import RULES
@@ -30,6 +33,7 @@ __all__ = ["PATCHES"]
 _DYNAMO = "torch._dynamo"
 _RULES_OF_FILES = "torch._dynamo.trace_rules"
 _HERE = Path(__file__).parents[1].as_posix() + "/"
+_CONVERTS = "torch._dynamo.convert_frame"
 _OVERRIDABLE = ("torch._dynamo.variables.torch", "get_overridable_functions")
 
 
@@ -58,6 +62,29 @@ def _is_ours(filename: str) -> bool:
     return Path(filename).as_posix().startswith(_HERE)
 
 
+def _eager_where_devices_are_mixed(convert: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(convert)
+    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N807 - it replaces one
+        try:
+            return convert(self, *args, **kwargs)
+        except Exception as error:
+            if current() is None or not is_mismatch(error):
+                raise
+        warn_once(
+            "compile-mixed-devices",
+            "A compiled function met tensors of the CPU and of the accelerator, which cannot be "
+            "compiled, and runs as it is: move them to one device before it is called.",
+            key=args[0].f_code,
+        )
+        # With what it calls, or torch's own functions would be compiled one by one.
+        types_of_dynamo = sys.modules["torch._dynamo.types"]
+        skip = types_of_dynamo.FrameAction.SKIP
+        strategy = types_of_dynamo.FrameExecStrategy(skip, skip)
+        return types_of_dynamo.ConvertFrameReturn(frame_exec_strategy=strategy)
+
+    return __call__
+
+
 def _table_of_dynamo() -> Any:
     """The module that asks which functions can be overridden, if this torch has it."""
     module = sys.modules.get(_OVERRIDABLE[0])
@@ -82,6 +109,15 @@ PATCHES: tuple[Patch | Hook, ...] = (
             "check_file",
             _skipping_ours,
             "Dynamo compiles our frames where plain torch has C functions, and has no list to add to",
+        ),
+    ),
+    late(
+        _CONVERTS,
+        Patch(
+            lambda: getattr(sys.modules.get(_CONVERTS), "ConvertFrame", None),
+            "__call__",
+            _eager_where_devices_are_mixed,
+            "Dynamo propagates fake tensors past every mode, and refuses mixed devices",
         ),
     ),
 )
