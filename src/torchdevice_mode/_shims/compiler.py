@@ -7,9 +7,13 @@ Of the functions that take a device Dynamo hands only those to a mode that it kn
 overridden: few in torch 2.11, and no `rand_like` or `normal` in 2.13. Those that a rule is for
 are added while redirection is on.
 
-Dynamo looks at every Python frame that runs inside of what it compiles but outside of a graph. Where
-plain torch has a C function, `Tensor.to` for one, there is a handler of ours, which would be compiled,
-and anew for each shape. So frames of this package run as they are; called in a graph they are traced.
+Dynamo looks at every Python frame that runs inside of what it compiles but outside of a graph.
+Where plain torch has a C function, `Tensor.to` for one, there is a handler of ours, which would be
+compiled, and anew for each shape. So frames of this package run as they are; called in a graph
+they are traced.
+
+What cannot be compiled because its tensors are on two devices is run as it is, so that strays are
+adopted call by call.
 """
 
 from __future__ import annotations
@@ -108,7 +112,7 @@ PATCHES: tuple[Patch | Hook, ...] = (
             lambda: sys.modules.get(_RULES_OF_FILES),
             "check_file",
             _skipping_ours,
-            "Dynamo compiles our frames where plain torch has C functions, and has no list to add to",
+            "Dynamo compiles our frames where plain torch has C code, and has no list to add to",
         ),
     ),
     late(
