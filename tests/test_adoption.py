@@ -200,6 +200,26 @@ def test_an_array_changes_when_its_tensor_is_written_into(redirected, call):
     assert result == expected != [0, 1, 2, 3]
 
 
+FILLS = {
+    "zeros": lambda **how: torch.zeros(4, **how),
+    "arange": lambda **how: torch.arange(4.0, **how),
+    "linspace": lambda **how: torch.linspace(0, 1, 4, **how),
+    "randn": lambda **how: torch.randn(4, **how),
+    "normal": lambda **how: torch.normal(0.0, 1.0, (4,), **how),
+}
+
+
+@pytest.mark.parametrize("request_", [{}, {"device": "cuda"}, {"device": "cpu"}], ids=str)
+@pytest.mark.parametrize("fill", FILLS.values(), ids=FILLS)
+def test_an_array_is_filled_by_a_factory(redirected, target, fill, request_):
+    array = np.full(4, 7.0, dtype=np.float32)
+    held, placed = torch.from_numpy(array), ones()
+    assert fill(out=held, **request_) is held
+    assert fill(out=placed, **request_) is placed
+    assert 7.0 not in array.tolist()
+    assert (held.device.type, placed.device) == ("cpu", target)
+
+
 def test_gradients_are_right_where_a_cpu_tensor_is_written_into(redirected, target):
     def gradients(place):
         a = from_numpy(1, 2, 3).requires_grad_()

@@ -18,6 +18,7 @@ LAYERS = [
     ["_policy", "_children"],
     ["_context", "_dtypes", "_patches", "_probe"],
     ["_registry", "_active", "_origins"],
+    ["_downcast"],
     ["_cpu_operator", "_out_of_memory", "_strays", "_verify"],
     ["_on_cpu"],
     ["_dispatch_mode", "_fallback"],

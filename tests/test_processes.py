@@ -129,8 +129,9 @@ STARTS = """
     def work(rank):
         return torch.ones(2, device="cuda").device.type, AT_IMPORT
 
-    def check(rank, expected):
+    def check(rank, expected, x):
         assert work(rank) == (expected, expected), work(rank)
+        assert (x.device.type, x.tolist()) == (expected, [0.0, 1.0, 2.0]), x
 
     def send(queue, received):
         queue.put((torch.arange(3.0).cuda(), torch.nn.Parameter(torch.ones(1).cuda())))
@@ -138,7 +139,7 @@ STARTS = """
 
     if __name__ == "__main__":
         kind = work(0)[0]
-        mp.spawn(check, args=(kind,), nprocs=1)
+        mp.spawn(check, args=(kind, torch.arange(3.0).cuda()), nprocs=1)
         with ProcessPoolExecutor(1, mp_context=mp.get_context("forkserver")) as pool:
             assert list(pool.map(work, range(3))) == [(kind, kind)] * 3
         with mp.get_context("spawn").Pool(1) as pool:

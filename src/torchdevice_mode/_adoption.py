@@ -16,8 +16,8 @@ from torch.utils import _pytree as pytree
 from ._caller import asked_by_torch
 from ._context import Context
 from ._cpu_operator import bytes_of
+from ._downcast import note_downcast
 from ._dtypes import NARROWER
-from ._float64 import note_downcast
 from ._on_cpu import Call, then_copied_back
 from ._strays import note_strays
 from ._writes import name_of, writes
@@ -82,8 +82,10 @@ def adopt(context: Context, call: Call, frame: Any) -> Call | None:
 
     stay = {id(tensor) for tensor in _on_cpu_only(func, args, kwargs)}
     began = time.perf_counter()
+    # What was cast down meets float64 that is written into: some operators want one dtype.
+    wider = next((t.dtype for t in into if t.dtype in NARROWER), None)
     moved: dict[int, torch.Tensor] = {
-        id(leaf): _to_device(leaf, destination)
+        id(leaf): _to_device(leaf, destination, wider)
         for leaf in leaves
         if isinstance(leaf, torch.Tensor) and leaf.device != destination and id(leaf) not in stay
     }
@@ -136,8 +138,12 @@ def hand_over(context: Context, call: Call, frame: Any) -> Call | None:
     return func, new_args, new_kwargs
 
 
-def _to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+def _to_device(
+    tensor: torch.Tensor, device: torch.device, wider: torch.dtype | None
+) -> torch.Tensor:
     """Move a tensor, narrowed where the device lacks its dtype; gradients flow back."""
+    if device.type == "cpu" and wider is not None and tensor.dtype is NARROWER[wider]:
+        return tensor.to(device).to(wider)
     if device.type == "mps" and tensor.dtype in NARROWER:
         tensor = tensor.to(NARROWER[tensor.dtype])
     return tensor.to(device)

@@ -13,7 +13,7 @@ import torch
 from torch.utils._pytree import tree_map
 
 from ._context import Context
-from ._dtypes import NARROWER
+from ._downcast import brought_back
 from ._log import warn_once
 from ._origins import note_forward, origin
 
@@ -51,7 +51,7 @@ def on_cpu(operator: Any) -> Callable[..., Any]:
         began = time.perf_counter()
         # Functions of the backward pass run with modes on, which would redirect the CPU.
         with torch._C.DisableTorchFunction():
-            call = _Call(context.target)
+            call = _Call(context, _name(operator))
             if generator is not None and len(args) > generator:
                 drawn_by = call.generator(args[generator])
                 args = (*args[:generator], drawn_by, *args[generator + 1 :])
@@ -67,8 +67,10 @@ def on_cpu(operator: Any) -> Callable[..., Any]:
 class _Call:
     """One call on the CPU: what was copied there, and what comes back."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, context: Context, name: str) -> None:
+        self.context = context
+        self.name = name
+        self.device = context.target
         self.moved = 0
         self.is_recorded = False
         self._copies: dict[int, torch.Tensor] = {}
@@ -128,7 +130,7 @@ class _Call:
             if original is not None:
                 return original
             self.moved += bytes_of(value)
-            return value.to(self.device, NARROWER.get(value.dtype, value.dtype))
+            return brought_back(self.context, value, self.name, sys._getframe(2))
         if isinstance(value, (list, tuple)):
             return type(value)(self._back(item, originals) for item in value)
         return value

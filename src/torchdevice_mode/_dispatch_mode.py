@@ -8,6 +8,7 @@ rewritten here.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ._context import Context
 from ._cpu_operator import on_cpu
+from ._downcast import narrowed_operator
 from ._on_cpu import refusal, refuses_on_the_target
 
 __all__ = ["RedirectDispatchMode", "device_arguments"]
@@ -81,8 +83,14 @@ class RedirectDispatchMode(TorchDispatchMode):
         except Exception as error:
             if not refuses_on_the_target(self.context, error):
                 raise
-            why = refusal(self.context, error)
             self.recovered = True
+            why = refusal(self.context, error)
+            with torch._C.DisableTorchFunction():
+                narrowed = narrowed_operator(
+                    self.context, func, args, kwargs or {}, error=error, frame=sys._getframe(1)
+                )
+                if narrowed is not None:
+                    return func(*narrowed[0], **narrowed[1])
         return on_cpu(func)(self.context, why, args, kwargs or {})
 
     def _rewritten(
@@ -99,4 +107,7 @@ class RedirectDispatchMode(TorchDispatchMode):
                 args = (*args[:position], device, *args[position + 1 :])
             else:
                 kwargs = {**kwargs, name: device}
+        if self.context.target.type == "mps" and kwargs.get("non_blocking"):
+            # As the rules for `Tensor.to` have it: such copies corrupt data there.
+            kwargs = {**kwargs, "non_blocking": False}
         return args, kwargs

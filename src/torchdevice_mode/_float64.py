@@ -16,8 +16,8 @@ from torch.utils import _pytree as pytree
 
 from ._context import Context, is_accelerator_request
 from ._cpu_operator import cpu_generator
+from ._downcast import IN_CPP, note_downcast
 from ._dtypes import NARROWER
-from ._log import user_frame, warn_once
 from ._on_cpu import Call, compute_on_cpu, then_copied_back
 from ._rules import RULES
 from ._rules.factories import make, make_from_data, make_normal
@@ -30,18 +30,10 @@ __all__ = [
     "explain_refusal",
     "holds_float64",
     "mixes_widths",
-    "note_downcast",
-    "refused_dtype",
     "saturate",
     "settle",
 ]
 
-# Metal's texts, of several versions of torch, and the dtype in C++'s name for it.
-_REFUSED = re.compile(
-    r"(doesn't support float64)|(?:Trying to convert|Undefined type) (?:c10::)?(\w+)"
-    r"|(does not have support for that dtype)"
-)
-_WIDE = frozenset({"Double", "ComplexDouble"})
 _OVERFLOW = re.compile(r"cannot be converted to type (float|c10::complex<float>) without overflow")
 _CONVERTS = "the CPU converts to a dtype that the target lacks"
 _MENTIONS = re.compile(r"(?i)\bdouble\b|float64|complex128|ComplexDouble")
@@ -61,14 +53,6 @@ _LEFT_ALONE = (
 _CHOOSE_DTYPE = (make, make_from_data, make_normal)
 _WIDENING = {"double": torch.float32, "cdouble": torch.complex64}
 _CONVERSIONS = frozenset({"to", "type", "type_as", *_WIDENING})
-
-
-def refused_dtype(text: str) -> str | None:
-    """The dtype that an error says the target lacks, in C++'s name for it; None for others."""
-    found = _REFUSED.search(text)
-    if found is None:
-        return None
-    return found[2] or "Double"
 
 
 def settle(context: Context, call: Call, frame: Any, error: Exception, refused: str) -> Call | None:
@@ -91,14 +75,14 @@ def settle(context: Context, call: Call, frame: Any, error: Exception, refused: 
     if isinstance(module, str) and module.startswith(_LEFT_ALONE):
         return None
     destination = _destination(context, call)
-    if destination is not None and (destination.type == "cpu" or refused not in _WIDE):
+    if destination is not None and (destination.type == "cpu" or refused not in IN_CPP):
         return _converted_on_cpu(call, destination)
     if any(t.device.type == "cpu" for t in writes(*call).into):
         # It has the dtype, and Metal would have to convert on the way.
         name = name_of(call[0])
         context.record("adoption", f"an accelerator tensor in {name}", "cpu", _CONVERTS, frame)
         return _on_cpu(context, call)
-    if refused not in _WIDE:
+    if refused not in IN_CPP:
         return compute_on_cpu(context, call, str(error), frame) or _then_moved(context, call)
     if context.settings.float64 == "cpu":
         reason = f"{context.target.type} has no float64, which is to stay on the CPU"
@@ -107,13 +91,10 @@ def settle(context: Context, call: Call, frame: Any, error: Exception, refused: 
     if context.settings.float64 == "error":
         explain_refusal(error)
         return None
-    narrowed = cast_down(context, call, frame, refused)
-    if narrowed is None:
-        # Nothing given is float64: the kernel makes it on the way.
-        narrowed = compute_on_cpu(context, call, str(error), frame, warn=False)
-        if narrowed is not None:
-            note_downcast(context, name_of(call[0]), frame)
-    return narrowed
+    # Where nothing given is float64, the kernel makes it on the way.
+    return cast_down(context, call, frame, refused) or compute_on_cpu(
+        context, call, str(error), frame, warn=False
+    )
 
 
 def explain_refusal(error: Exception) -> None:
@@ -147,8 +128,10 @@ def _destination(context: Context, call: Call) -> torch.device | None:
     other = args[1] if len(args) > 1 else kwargs.get("other")
     if isinstance(other, torch.Tensor):
         return other.device
-    if name == "type":
+    if name == "type" and not isinstance(other or kwargs.get("dtype"), torch.dtype):
         return torch.device("cpu") if _class_name(call).count(".") == 1 else None
+    if name == "type":
+        return tensor.device
     if name != "to":
         return None
     request = kwargs.get("device", other)
@@ -229,30 +212,12 @@ def cast_down(context: Context, call: Call, frame: Any, refused: str = "Double")
         new_kwargs["dtype"] = torch.complex64 if refused == "ComplexDouble" else torch.float32
     elif not changed:
         return None
-    note_downcast(context, name, frame, refused)
+    note_downcast(context, name, frame, IN_CPP[refused])
     return func, new_args, new_kwargs
 
 
 def _chooses_dtype(func: Any) -> bool:
     return RULES.get(func) in _CHOOSE_DTYPE or name_of(func) == "new_tensor"
-
-
-def note_downcast(context: Context, name: str, frame: Any, refused: str = "Double") -> None:
-    """Count a downcast and warn at its call site, once."""
-    wide, narrow = ("float64", "float32")
-    if refused == "ComplexDouble":
-        wide, narrow = ("complex128", "complex64")
-    context.record(
-        "downcast", f"{wide} in {name}", narrow, f"{context.target} has no {wide}", frame
-    )
-    user = user_frame(frame)
-    site = None if user is None else (user.f_code.co_filename, user.f_lineno)
-    warn_once(
-        "float64-downcast",
-        f"{name} asked for {wide}, which {context.target.type} lacks, and got {narrow}: use "
-        f'{narrow} here, or float64="cpu" to keep such tensors on the CPU.',
-        key=site,
-    )
 
 
 def mixes_widths(context: Context, call: Call, text: str) -> str | None:

@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from ._context import Context, is_accelerator_request
 from ._cpu_operator import bytes_of
-from ._dtypes import NARROWER
+from ._downcast import brought_back
 from ._log import warn_once
 from ._origins import origin
 from ._writes import Writes, name_of, writes
@@ -119,7 +119,7 @@ def compute_on_cpu(
     def back(leaf: Any) -> Any:
         if not isinstance(leaf, torch.Tensor) or leaf.device.type != "cpu" or id(leaf) in held:
             return leaf
-        return leaf.to(context.target, NARROWER.get(leaf.dtype, leaf.dtype))
+        return brought_back(context, leaf, name, frame)
 
     @functools.wraps(func)
     def and_back(*args: Any, **kwargs: Any) -> Any:

@@ -24,6 +24,7 @@ from torch.utils import _pytree as pytree
 from ._adoption import adopt, hand_over
 from ._caller import calling_frame
 from ._context import Context, is_accelerator_request
+from ._downcast import refused_dtype
 from ._fallback import kernels
 from ._float64 import (
     cast_down,
@@ -31,7 +32,6 @@ from ._float64 import (
     explain_refusal,
     holds_float64,
     mixes_widths,
-    refused_dtype,
     saturate,
     settle,
 )

@@ -65,15 +65,13 @@ def writes(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, An
         The tensors themselves, in lists too.
     """
     plain = inspect.unwrap(func)
+    into = _tensors(kwargs.get("out"))
     unsaid = _UNSAID.get(plain)
     if unsaid is not None:
         switch = _argument(args, kwargs, *unsaid.switch)
-        if not (unsaid.default if switch is None else switch):
-            return Writes([], [])
-        held = [_argument(args, kwargs, *where) for where in unsaid.arguments]
-        return Writes([], _tensors(held))
-    if kwargs.get("out") is not None:
-        return Writes(_tensors(kwargs["out"]), [])
+        will = unsaid.default if switch is None else switch
+        held = [_argument(args, kwargs, *where) for where in unsaid.arguments] if will else []
+        return Writes(into, _tensors(held))
     name = name_of(plain)
     if isinstance(plain, torch._ops.OpOverload):
         arguments = _by_schema((plain,))
@@ -81,14 +79,13 @@ def writes(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, An
     else:
         arguments = _written_by(plain if isinstance(plain, torch._ops.OpOverloadPacket) else name)
         in_place = _is_in_place(name)
-    into = []
     if in_place:
         first = args[0] if args else kwargs.get("self", kwargs.get("input", kwargs.get("tensor")))
         into += _tensors(first)
     aside = []
     for argument in arguments:
         if argument.is_out:
-            into += _tensors(kwargs.get(argument.name))
+            into += _tensors(kwargs.get(argument.name)) if argument.name != "out" else []
         elif argument.position or not in_place:
             aside += _tensors(_argument(args, kwargs, argument.position, argument.name))
     return Writes(into, aside)
@@ -119,12 +116,17 @@ def _is_in_place(name: str) -> bool:
 
 @cache
 def _written_by(packet: Any) -> tuple[_Argument, ...]:
-    """Written arguments of an operator of torch that is given by name, or of any packet."""
-    if isinstance(packet, str):
-        packet = getattr(torch.ops.aten, packet, None)
-    if not isinstance(packet, torch._ops.OpOverloadPacket):
+    """Written arguments of a packet of operators, or of the one of torch that has this name.
+
+    By name the first is left out: its name says whether it is written, and the schemas of
+    TorchScript's lists, which share names with operators, would say otherwise.
+    """
+    if not isinstance(packet, str):
+        return _by_schema(tuple(getattr(packet, name) for name in packet.overloads()))
+    found = getattr(torch.ops.aten, packet, None)
+    if not isinstance(found, torch._ops.OpOverloadPacket):
         return ()
-    return _by_schema(tuple(getattr(packet, name) for name in packet.overloads()))
+    return tuple(argument for argument in _written_by(found) if argument.position)
 
 
 @cache

@@ -7,9 +7,6 @@ __all__ = ["REASONS"]
 _NARROWED = "float64 is narrowed, so that dtypes that differ on the CPU are equal here"
 _ROUNDED = "computed in float64 on the CPU, and in float32 here"
 _COMPRESSED = "the simulated device has no compressed sparse tensors, so there is no input"
-_BY_TORCH = (
-    "the database's own function asks for float64, and what torch's own code asks is left alone"
-)
 
 REASONS: dict[tuple[str, str], str] = {
     ("aminmax", "errors"): _NARROWED,
@@ -23,9 +20,7 @@ REASONS: dict[tuple[str, str], str] = {
     ("log_softmax.with_dtype", "backward"): _ROUNDED,
     ("nn.functional.softmin.with_dtype", "backward"): _ROUNDED,
     ("softmax.with_dtype", "backward"): _ROUNDED,
-    ("randint", "forward"): _BY_TORCH,
-    ("to", "backward"): _BY_TORCH,
-    ("to", "forward"): _BY_TORCH,
+    ("to", "backward"): _ROUNDED,
     ("nn.FractionalMaxPool2d", "all"): "the database gives it what the CPU refuses, too",
     ("nn.FractionalMaxPool3d", "all"): "the database gives it what the CPU refuses, too",
     ("optim.SparseAdam", "all"): "it wants sparse gradients, of which this run has none",

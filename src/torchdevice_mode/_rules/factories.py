@@ -32,6 +32,9 @@ def make(
         return made
     kwargs = unpinned(context, kwargs)
     request = kwargs.get("device")
+    if kwargs.get("out") is not None and (request is None or replacement(context, request)):
+        # What is filled decides, and may be on the CPU; torch refuses any other device.
+        return func(*args, **{**kwargs, "device": None})
     if request is None:
         generator = kwargs.get("generator")
         if generator is not None and decides_device(context, generator):
@@ -113,6 +116,7 @@ def make_normal(
     context: Context, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     """`torch.normal`: a factory only where it is given a size."""
+    kwargs = unpinned(context, kwargs)
     sized = "size" in kwargs or len(args) > 2
     named = kwargs.get("device") is not None
     if not sized or (not named and context_decides()):
@@ -121,6 +125,8 @@ def make_normal(
     if generator is not None and not named and decides_device(context, generator):
         return func(*args, **{**kwargs, "device": generator.device})
     device = replacement(context, kwargs.get("device"))
+    if device is not None and kwargs.get("out") is not None:
+        return func(*args, **{**kwargs, "device": None})  # as in `make`
     return func(*args, **kwargs) if device is None else func(*args, **{**kwargs, "device": device})
 
 

@@ -170,7 +170,7 @@ def ask_pinned(
 def copy_into(
     context: Context, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
-    """`x.copy_(y, non_blocking=True)`: made blocking where the target is MPS."""
+    """`x.copy_(y, non_blocking=True)`, or of lists: made blocking where the target is MPS."""
     if context.target.type == "mps":
         if kwargs.get("non_blocking"):
             kwargs = {**kwargs, "non_blocking": False}
@@ -190,5 +190,9 @@ ROWS: tuple[Rule, ...] = (
     Rule(("torch.Tensor.pin_memory",), pin, "pinned memory is for CUDA"),
     Rule(("torch.Tensor.record_stream",), record_stream, "only CUDA has more streams than one"),
     Rule(("torch.Tensor.is_pinned",), ask_pinned, "pinned memory is for CUDA"),
-    Rule(("torch.Tensor.copy_",), copy_into, "asynchronous copies corrupt data on MPS"),
+    Rule(
+        ("torch.Tensor.copy_", "torch._foreach_copy_"),
+        copy_into,
+        "asynchronous copies corrupt data on MPS",
+    ),
 )

@@ -14,6 +14,7 @@ import torch.nested
 from .._active import current
 from .._out_of_memory import reports_out_of_memory
 from .._patches import Patch
+from .._rules.factories import unpinned
 
 __all__ = ["PATCHES"]
 
@@ -25,8 +26,11 @@ def _through_policy(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def answer(*args: Any, **kwargs: Any) -> Any:
         context = current()
+        if context is None:
+            return function(*args, **kwargs)
+        kwargs = unpinned(context, kwargs)
         request = args[position] if len(args) > position else kwargs.get("device")
-        if context is None or request is None:
+        if request is None:
             return function(*args, **kwargs)
         device = context.device_for(request, sys._getframe(1))
         if device is None:
@@ -56,6 +60,17 @@ def _storage_on_target(original: Callable[..., Any]) -> Any:
         return make(cls, *args, **kwargs)
 
     return staticmethod(__new__)
+
+
+def _blocking(copy: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(copy)
+    def copy_(self: Any, source: Any, non_blocking: bool | None = None) -> Any:
+        context = current()
+        if context is not None and context.target.type == "mps":
+            non_blocking = False  # it corrupts data there
+        return copy(self, source, non_blocking)
+
+    return copy_
 
 
 # Module and name of functions that torch writes in Python without an override for modes.
@@ -91,6 +106,12 @@ PATCHES: tuple[Patch, ...] = (
         "__new__",
         _storage_on_target,
         "a C++ class: its constructor parses the device before any mode could see it",
+    ),
+    Patch(
+        lambda: torch.UntypedStorage,
+        "copy_",
+        _blocking,
+        "no mode sees storages, and asynchronous copies corrupt data on MPS",
     ),
     *_python_function_patches(),
 )

@@ -12,8 +12,9 @@ from __future__ import annotations
 import functools
 import os
 import pickle
+import sys
 from collections.abc import Callable
-from multiprocessing import pool, spawn
+from multiprocessing import spawn
 from multiprocessing.context import get_spawning_popen
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
@@ -23,12 +24,13 @@ from torch.multiprocessing import reductions
 
 from .._active import current
 from .._log import warn_once
-from .._patches import Hook, Patch
+from .._patches import Hook, Patch, late
 from .._startup import ACTIVATE
 
 __all__ = ["PATCHES"]
 
 _KEY = "torchdevice"
+_POOL = "multiprocessing.pool"
 
 # Read before the child has the parent's `sys.path`: where the package is found only by that, the
 # child must go on as it is. So this is code, and not a function of the package.
@@ -161,11 +163,14 @@ PATCHES: tuple[Patch | Hook, ...] = (
         _tell,
         "it gives what a process of multiprocessing reads first, before the program's own module",
     ),
-    Patch(
-        lambda: pool,
-        "worker",
-        _tell_between_tasks,
-        "the end of a `with Pool()` block kills its workers, and they could not tell it then",
+    late(
+        _POOL,
+        Patch(
+            lambda: sys.modules[_POOL],
+            "worker",
+            _tell_between_tasks,
+            "the end of a `with Pool()` block kills its workers, and they could not tell it then",
+        ),
     ),
     Hook(_register_reducers, "torch can send tensors of the CPU and of CUDA to processes only"),
 )

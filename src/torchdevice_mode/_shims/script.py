@@ -13,19 +13,28 @@ import functools
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 import torch.jit.annotations
+from torch.utils._pytree import tree_leaves
 
 from .._active import current
 from .._context import Context
+from .._downcast import IN_CPP, note_downcast, refused_dtype
+from .._float64 import explain_refusal
 from .._out_of_memory import reports_out_of_memory
 from .._patches import Patch
 from .._spec import parse
+from ._script_float64 import attributes, cast_down, names_float64, place
 
 __all__ = ["PATCHES"]
 
+_NOT_ON_CPU = (
+    'torchdevice was told float64="cpu", which does not reach into TorchScript: say '
+    'float64="downcast", or move the program and what it is given to the CPU.'
+)
 _PLAIN_CLASSES = {"Generator": torch.Generator, "Stream": torch.Stream}
 
 
@@ -36,11 +45,15 @@ class _Reading(NamedTuple):
         requests: The accelerators that its graph names.
         takes_device: Names of arguments that are devices, which may be given as strings.
         arguments: The arguments of its schema.
+        non_blocking: Whether it copies asynchronously.
+        names_float64: Whether it asks for that dtype.
     """
 
     requests: frozenset[str]
     takes_device: frozenset[str]
     arguments: tuple[Any, ...]
+    non_blocking: bool
+    names_float64: bool
 
 
 # A graph does not change once it is compiled, and reading it costs more than most calls.
@@ -60,7 +73,10 @@ def _read(program: Any) -> _Reading:
                 requests.add("cuda")
         arguments = tuple(program.schema.arguments)
         takes_device = frozenset(a.name for a in arguments if "Device" in str(a.type))
-        found = _readings[program] = _Reading(frozenset(requests), takes_device, arguments)
+        waits = not any(_asynchronous_copies(part) for part in _parts(graph))
+        wide = any(names_float64(part) for part in _parts(graph))
+        found = _Reading(frozenset(requests), takes_device, arguments, not waits, wide)
+        _readings[program] = found
     return found
 
 
@@ -97,6 +113,27 @@ def _with_other_devices(graph: Any, given: dict[str, str]) -> None:
             node.s_("value", given.get(request, request))
 
 
+def _asynchronous_copies(graph: Any) -> list[tuple[Any, int]]:
+    """The nodes that copy without waiting, and which of their inputs says so."""
+    found = []
+    for kind in ("aten::to", "aten::copy_", "aten::_to_copy"):
+        for node in graph.findAllNodes(kind, recurse=True):
+            names = [a.name for a in torch._C.parse_schema(node.schema()).arguments]
+            position = names.index("non_blocking") if "non_blocking" in names else len(names)
+            if position < node.inputsSize() and node.inputsAt(position).toIValue():
+                found.append((node, position))
+    return found
+
+
+def _wait_for_copies(graph: Any) -> None:
+    """Make each copy blocking: on MPS others corrupt data."""
+    for part in _parts(graph):
+        for node, position in _asynchronous_copies(part):
+            no = part.insertConstant(False)
+            no.node().moveBefore(node)
+            node.replaceInput(position, no)
+
+
 def _move_in_place_of(graph: Any, node: Any) -> None:
     """Put `x.to("cuda")`, whose device can be replaced, where `x.cuda()` is."""
     with torch._C.DisableTorchFunction():
@@ -131,23 +168,59 @@ def _answering(call: Callable[..., Any]) -> Callable[..., Any]:
             device = context.device_for(request, frame)
             if device is not None and str(device) != request:
                 given[request] = str(device)
-        if not given:
-            return call(self, *args, **kwargs)
-        positional = _bound(self, reading, args, kwargs)
-        if positional is None:
-            return call(self, *args, **kwargs)  # torch's own error
-        return _call_function(_rewritten_for(self, given), *positional)
+        waits = reading.non_blocking and context.target.type == "mps"
+        narrow = reading.names_float64 and _meets_target(context, self, args, kwargs)
+        if narrow:
+            note_downcast(context, self.name, frame)
+        with _explained(context):
+            if not given and not waits and not narrow:
+                return call(self, *args, **kwargs)
+            positional = _bound(self, reading, args, kwargs)
+            if positional is None:
+                return call(self, *args, **kwargs)  # torch's own error
+            program = _rewritten_for(self, given, waits=waits, narrow=narrow)
+            return _call_function(program, *positional)
 
     return run
 
 
-def _rewritten_for(program: Any, given: dict[str, str]) -> Any:
-    """The program with other devices; made once for each of those that it may have to name."""
-    key = tuple(text for pair in sorted(given.items()) for text in pair)
+def _meets_target(context: Context, program: Any, args: Any, kwargs: Any) -> bool:
+    """Whether float64 is to be cast down in a program that is called with these arguments."""
+    if not context.lacks_float64 or context.settings.float64 != "downcast":
+        return False
+    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+    if any(tensor.device.type == context.target.type for tensor in tensors):
+        return True
+    # It may make tensors there, or hold some.
+    return bool(_read(program).requests) or getattr(program, "owner", None) is not None
+
+
+@contextmanager
+def _explained(context: Context) -> Iterator[None]:
+    """Say what the setting has to do with it where the interpreter is refused float64."""
+    try:
+        yield
+    except RuntimeError as error:
+        if refused_dtype(str(error)) in IN_CPP and context.lacks_float64:
+            if context.settings.float64 == "error":
+                explain_refusal(error)
+            elif context.settings.float64 == "cpu":
+                error.args = (f"{str(error).rstrip()} {_NOT_ON_CPU}",)
+        raise
+
+
+def _rewritten_for(program: Any, given: dict[str, str], *, waits: bool, narrow: bool) -> Any:
+    """The program with other devices and dtypes; made once for each that it may have to name."""
+    key = (str(waits), str(narrow), *(text for pair in sorted(given.items()) for text in pair))
     versions = _rewritten.setdefault(program, {})
     if key not in versions:
         graph = program.inlined_graph  # a copy
         _with_other_devices(graph, given)
+        if waits:
+            _wait_for_copies(graph)
+        if narrow:
+            for part in _parts(graph):
+                cast_down(part)
         versions[key] = torch._C._create_function_from_graph(program.name, graph)
     return versions[key]
 
@@ -207,8 +280,9 @@ def _load(original: Callable[..., Any]) -> Callable[..., Any]:
         if map_location is not None:
             # The program is asked where its tensors are to be, not torch.
             device = context.device_for(map_location, frame)
-            with torch._C.DisableTorchFunction():
-                module = original(f, device or map_location, *args, **kwargs)
+            module = _load_onto(
+                context, original, frame, f, device or map_location, *args, **kwargs
+            )
         else:
             module = _load_anywhere(context, original, frame, f, *args, **kwargs)
         _redirect_attributes(context, module, frame)
@@ -230,8 +304,31 @@ def _load_anywhere(
             raise
         if position is not None:
             f.seek(position)
-        with torch._C.DisableTorchFunction():
-            return original(f, device, *args, **kwargs)
+        return _load_onto(context, original, frame, f, device, *args, **kwargs)
+
+
+def _load_onto(
+    context: Context, original: Callable[..., Any], frame: Any, f: Any, *args: Any, **kwargs: Any
+) -> Any:
+    """Load onto a device; by way of the CPU where the program holds what that lacks."""
+    position = f.tell() if hasattr(f, "tell") else None
+    with torch._C.DisableTorchFunction():
+        try:
+            return original(f, *args, **kwargs)
+        except (TypeError, RuntimeError) as error:
+            if refused_dtype(str(error)) not in IN_CPP or not context.lacks_float64:
+                raise
+            if context.settings.float64 == "error":
+                explain_refusal(error)
+                raise
+        if position is not None:
+            f.seek(position)
+        device, *rest = args
+        module = original(f, "cpu", *rest, **kwargs)
+    place(module, torch.device(device), keep_wide=context.settings.float64 == "cpu")
+    if context.settings.float64 == "downcast":
+        note_downcast(context, "a program", frame)
+    return module
 
 
 def _redirect_attributes(context: Context, module: Any, frame: Any) -> None:
@@ -240,23 +337,10 @@ def _redirect_attributes(context: Context, module: Any, frame: Any) -> None:
         held = getattr(part, "_c", None)
         if held is None:
             continue
-        for name in _device_attributes(held):
+        for name in attributes(held, "DeviceObjType"):
             device = context.device_for(held.getattr(name), frame)
             if device is not None:
                 held.setattr(name, device)
-
-
-def _device_attributes(held: Any) -> set[str]:
-    """Names of the attributes that are devices, as far as the module's methods read them."""
-    found = set()
-    for method in held._method_names():
-        graph = held._get_method(method).graph
-        own = next(graph.inputs()).debugName()
-        for node in graph.findAllNodes("prim::GetAttr", recurse=True):
-            is_device = node.output().type().kind() == "DeviceObjType"
-            if is_device and next(node.inputs()).debugName() == own:
-                found.add(node.s("name"))
-    return found
 
 
 # --- annotations --------------------------------------------------------------------------------

@@ -19,8 +19,8 @@ import torch.serialization
 
 from .._active import current
 from .._context import Context
+from .._downcast import note_downcast
 from .._dtypes import NARROWER
-from .._float64 import note_downcast
 from .._log import user_frame
 from .._patches import Patch
 
