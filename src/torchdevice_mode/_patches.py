@@ -48,12 +48,13 @@ class Hook(NamedTuple):
     reason: str
 
 
-def late(module: str, patch: Patch, *, around: _Context = nullcontext) -> Hook:
-    """A patch of a module that torch imports late: made at once if it has been, else then.
+def late(module: str, patch: Patch, *more: Patch, around: _Context = nullcontext) -> Hook:
+    """Patches of a module that torch imports late: made at once if it has been, else then.
 
     Args:
-        module: The module that is waited for.
+        module: The module that is waited for; one hook waits for it.
         patch: What is replaced; its owner is asked for when the module has been imported.
+        *more: What else is replaced.
         around: Gives the context that the module's code is executed in.
 
     Returns:
@@ -62,7 +63,7 @@ def late(module: str, patch: Patch, *, around: _Context = nullcontext) -> Hook:
 
     def install() -> Callable[[], None]:
         patches = Patches()
-        take_back = when_imported(module, lambda: patches.install([patch]), around=around)
+        take_back = when_imported(module, lambda: patches.install([patch, *more]), around=around)
 
         def remove() -> None:
             take_back()

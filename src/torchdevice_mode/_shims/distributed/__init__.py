@@ -1,0 +1,22 @@
+"""`torch.distributed`: programs for NCCL, on whatever serves the target."""
+
+from __future__ import annotations
+
+from torch.distributed import is_available
+
+from ..._patches import Hook, Patch
+
+__all__ = ["PATCHES"]
+
+PATCHES: tuple[Patch | Hook, ...] = ()
+
+if is_available():
+    from . import _data_parallel, _dtensor_random, _groups, _sharded, _storage
+
+    PATCHES = (
+        *_groups.PATCHES,
+        *_data_parallel.PATCHES,
+        *_sharded.PATCHES,
+        *_storage.PATCHES,
+        *_dtensor_random.PATCHES,
+    )

@@ -1,0 +1,209 @@
+"""Groups of processes: a program that names NCCL gets what serves the target.
+
+All groups are made by one function of torch, also those of device meshes. It is given the backend
+that serves the target, and the group keeps the name that the program gave: `get_backend()` says
+`nccl`, and whoever compares it takes the way that is for CUDA, whose tensors are the target's.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from ..._active import current
+from ..._context import Context
+from ..._patches import Hook, Patch
+from ...errors import UnsupportedByTargetError
+
+__all__ = ["PATCHES", "redirection"]
+
+_c10d: Any = sys.modules.get("torch.distributed.distributed_c10d")
+# Targets whose groups are staged: kept, as groups may outlive one redirection and meet the next.
+_staged: set[str] = set()
+
+
+def redirection() -> Context | None:
+    """The redirection under which requests for CUDA go elsewhere; None where plain torch holds."""
+    context = current()
+    return None if context is None or context.cuda_type.type == "cuda" else context
+
+
+def _for_target(original: Callable[..., Any]) -> Callable[..., Any]:
+    position = original.__code__.co_varnames.index("backend")
+
+    @functools.wraps(original)
+    def _new_process_group_helper(*args: Any, **kwargs: Any) -> Any:
+        context = redirection()
+        asked = args[position] if len(args) > position else kwargs.get("backend")
+        if context is None or not isinstance(asked, str):
+            return original(*args, **kwargs)
+        from ._backend import NAME, serving
+
+        backend = serving(asked, context)
+        if NAME in backend:
+            _stage(context.target.type)
+        if len(args) > position:
+            args = (*args[:position], backend, *args[position + 1 :])
+        else:
+            kwargs["backend"] = backend
+        if backend != asked and _is_for_nccl(kwargs.get("backend_options")):
+            kwargs["backend_options"] = None
+        device = kwargs.get("device_id")
+        if device is not None and device.type == "cpu":
+            kwargs["device_id"] = None  # connections are made when the group is: nothing to hasten
+        group, store = original(*args, **kwargs)
+        if group in _c10d._world.pg_map:
+            _c10d._world.pg_map[group] = dist.Backend(asked), _c10d._world.pg_map[group][1]
+        return group, store
+
+    return _new_process_group_helper
+
+
+def _stage(target: str) -> None:
+    from . import _backend, _staging
+
+    _staged.add(target)
+    _backend.register(target)
+    _staging.install(target)
+
+
+def _restage() -> Callable[[], None]:
+    """Serve groups again that an earlier redirection made, and stop when this one ends."""
+    if _staged and dist.is_initialized():
+        for target in _staged:
+            _stage(target)
+
+    def remove() -> None:
+        if _staged:
+            from . import _backend, _staging
+
+            _staging.remove()
+            _backend.unregister()
+
+    return remove
+
+
+def _by_rank(original: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(original)
+    def init_process_group(
+        backend: str | None = None, *args: Any, device_id: Any = None, **kwargs: Any
+    ) -> None:
+        context = redirection()
+        if context is not None and device_id is not None:
+            if isinstance(device_id, int):
+                # Ranks of one machine share its device.
+                device_id = context.target
+            if backend is None and device_id.type == context.target.type:
+                backend = "nccl"  # as for a device of CUDA
+        original(backend, *args, device_id=device_id, **kwargs)
+
+    return init_process_group
+
+
+def _available(original: Callable[[], bool]) -> Callable[[], bool]:
+    @functools.wraps(original)
+    def is_nccl_available() -> bool:
+        return redirection() is not None or original()
+
+    return is_nccl_available
+
+
+# --- options of NCCL ----------------------------------------------------------------------------
+
+_TIMEOUT = timedelta(minutes=10)
+
+
+class _Config:
+    """Knobs of NCCL: accepted and remembered."""
+
+    NCCL_CTA_POLICY_DEFAULT = 0
+
+
+class _Options:
+    """Options of a group on NCCL: there are no streams to prioritise and no kernels to size."""
+
+    def __init__(self, is_high_priority_stream: bool = False) -> None:
+        self.is_high_priority_stream = is_high_priority_stream
+        self.config = _Config()
+        self._timeout = _TIMEOUT
+        self.global_ranks_in_group: list[int] = []
+        self.group_name = ""
+
+    @property
+    def backend(self) -> str:
+        """The backend that they are for."""
+        return "nccl"
+
+
+class ProcessGroupNCCL:
+    """Stands for the class that only CUDA builds of torch have. No group is one."""
+
+    Options = _Options
+    NCCLConfig = _Config
+    NCCL_CTA_POLICY_DEFAULT, NCCL_CTA_POLICY_EFFICIENCY, NCCL_CTA_POLICY_ZERO = 0, 1, 2
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        raise UnsupportedByTargetError(
+            "ProcessGroupNCCL cannot be made here, because NCCL talks to NVIDIA devices only: make "
+            'groups with torch.distributed.init_process_group("nccl"), which are served otherwise.'
+        )
+
+
+_Options.__name__ = _Options.__qualname__ = "Options"
+ProcessGroupNCCL.__module__ = "torch.distributed.distributed_c10d"
+
+
+def _is_for_nccl(options: Any) -> bool:
+    kind = getattr(_c10d, "ProcessGroupNCCL", ProcessGroupNCCL)
+    return isinstance(options, (kind.Options, _Options))
+
+
+def _where_missing(module: Any, name: str) -> Any:
+    return None if module is None or name in vars(module) else module
+
+
+_NO_FUNCTION = "takes the name of a backend, and no tensor that a mode could see"
+_NO_NCCL = "torch has it in builds for CUDA only"
+
+_modules = () if _c10d is None else (_c10d, torch.distributed)
+
+PATCHES: tuple[Patch | Hook, ...] = (
+    Patch(lambda: _c10d, "_new_process_group_helper", _for_target, _NO_FUNCTION),
+    *(
+        patch
+        for module in _modules
+        for patch in (
+            Patch(
+                lambda module=module: module,  # type: ignore[misc]
+                "init_process_group",
+                _by_rank,
+                "checks the number of the device before a group is made",
+            ),
+            Patch(
+                lambda module=module: module,  # type: ignore[misc]
+                "is_nccl_available",
+                _available,
+                "programs ask before they name NCCL",
+            ),
+            Patch(
+                lambda module=module: _where_missing(module, "ProcessGroupNCCL"),  # type: ignore[misc]
+                "ProcessGroupNCCL",
+                lambda original: ProcessGroupNCCL,
+                _NO_NCCL,
+            ),
+        )
+    ),
+    Patch(
+        lambda: None if getattr(_c10d, "default_pg_nccl_timeout", 0) is not None else _c10d,
+        "default_pg_nccl_timeout",
+        lambda original: _TIMEOUT,
+        _NO_NCCL,
+    ),
+    Hook(_restage, "groups live on when a redirection ends, and may meet another"),
+)

@@ -1,0 +1,210 @@
+"""Device meshes, FSDP and DTensor: they ask the module of a device for streams and its number.
+
+For the target that is `torch.cuda`, which has all that CUDA has; `torch.mps` has not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed import device_mesh
+
+from ..._patches import Hook, Patch, Patches, late
+from ._groups import redirection
+
+__all__ = ["PATCHES"]
+
+_MESH_PARAMETER = "device_type"
+
+
+def _of_target(original: Callable[..., Any]) -> Callable[..., Any]:
+    """A function whose parameter `device_type` goes through the policy."""
+    code = original.__code__
+    position = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount].index(_MESH_PARAMETER)
+
+    @functools.wraps(original)
+    def answer(*args: Any, **kwargs: Any) -> Any:
+        context = redirection()
+        asked = args[position] if len(args) > position else kwargs.get(_MESH_PARAMETER)
+        if context is None or not isinstance(asked, str) or not asked.isalpha():
+            return original(*args, **kwargs)
+        device = context.device_for(asked, sys._getframe(1))
+        if device is None:
+            return original(*args, **kwargs)
+        if len(args) > position:
+            return original(*args[:position], device.type, *args[position + 1 :], **kwargs)
+        return original(*args, **{**kwargs, _MESH_PARAMETER: device.type})
+
+    return answer
+
+
+def _as_cuda(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def _get_device_handle(device_type: str = "cuda") -> Any:
+        context = redirection()
+        if context is not None and device_type == context.target.type != "cpu":
+            return torch.cuda
+        return original(device_type)
+
+    return _get_device_handle
+
+
+def _handle_as_cuda(original: Any) -> Any:
+    plain = original.__func__
+
+    def from_device(cls: Any, device: torch.device) -> Any:
+        context = redirection()
+        if context is not None and device.type == context.target.type:
+            return torch.cuda
+        return plain(cls, device)
+
+    return classmethod(functools.wraps(plain)(from_device))
+
+
+def _handle_of_target(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def _init_device_handle(state: Any, module: Any, ignored_params: Any, device_id: Any) -> Any:
+        context = redirection()
+        if context is not None and device_id is None and context.target.type == "cpu":
+            state._device_handle = torch.cuda  # torch would refuse a module on the CPU
+            return state
+        return original(state, module, ignored_params, device_id)
+
+    return _init_device_handle
+
+
+def _without_offload(original: Callable[..., None]) -> Callable[..., None]:
+    code = original.__code__
+    position = code.co_varnames.index("cpu_offload")
+
+    @functools.wraps(original)
+    def __init__(*args: Any, **kwargs: Any) -> None:  # noqa: N807 - it replaces one
+        context = redirection()
+        if context is not None and context.target.type == "cpu":
+            # Parameters are on the CPU anyway, and must not be taken for copies there.
+            if len(args) > position:
+                args = (*args[:position], None, *args[position + 1 :])
+            kwargs.pop("cpu_offload", None)
+        original(*args, **kwargs)
+
+    return __init__
+
+
+def _where_it_is(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def to_cpu(self: Any) -> Any:
+        context = redirection()
+        if context is not None and context.target.type == "cpu":
+            return contextlib.nullcontext()
+        return original(self)
+
+    return to_cpu
+
+
+def _one_after_the_other(original: Any) -> Any:
+    def _OverlappingCpuLoader(  # noqa: N802 - it stands for a class
+        resolve_fun: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        if redirection() is None:
+            return original(resolve_fun, *args, **kwargs)
+        serial = sys.modules[original.__module__]._SerialCpuLoader
+        return serial(resolve_fun)
+
+    return _OverlappingCpuLoader
+
+
+# --- references that torch's modules took when they were imported -------------------------------
+
+_FSDP = "torch.distributed.fsdp"
+_CHECKPOINT = "torch.distributed.checkpoint.filesystem"
+
+
+def _where_imported(owner: str, name: str, replace: Callable[[Any], Any]) -> Callable[[], Any]:
+    """Installs a replacement in all modules below torch.distributed that hold the original."""
+
+    def install() -> Callable[[], None]:
+        original = getattr(sys.modules.get(owner), name, None)
+        patches = Patches()
+        holders = [
+            module
+            for path, module in list(sys.modules.items())
+            if path.startswith("torch.distributed.") and vars(module).get(name) is original
+        ]
+        if original is not None:
+            patches.install(
+                [
+                    Patch(lambda module=module: module, name, replace, "")  # type: ignore[misc]
+                    for module in holders
+                ]
+            )
+        return patches.restore
+
+    return install
+
+
+_NO_FUNCTION = "takes the name of a device, and no tensor that a mode could see"
+_BY_MODULE = "asks a device's module for streams, which only torch.cuda has"
+
+PATCHES: tuple[Patch | Hook, ...] = (
+    Patch(lambda: device_mesh.DeviceMesh, "__init__", _of_target, _NO_FUNCTION),
+    Patch(lambda: device_mesh, "init_device_mesh", _of_target, _NO_FUNCTION),
+    Patch(lambda: dist, "init_device_mesh", _of_target, _NO_FUNCTION),
+    Hook(_where_imported(device_mesh.__name__, "_get_device_handle", _as_cuda), _BY_MODULE),
+    late(
+        f"{_FSDP}._common_utils",
+        Patch(
+            lambda: sys.modules[f"{_FSDP}._common_utils"]._FSDPDeviceHandle,
+            "from_device",
+            _handle_as_cuda,
+            _BY_MODULE,
+        ),
+    ),
+    late(
+        f"{_FSDP}._init_utils",
+        Patch(
+            lambda: sys.modules[f"{_FSDP}._init_utils"],
+            "_init_device_handle",
+            _handle_of_target,
+            "refuses modules on the CPU, which may be the target",
+        ),
+    ),
+    late(
+        f"{_FSDP}.fully_sharded_data_parallel",
+        Patch(
+            lambda: sys.modules[f"{_FSDP}.fully_sharded_data_parallel"].FullyShardedDataParallel,
+            "__init__",
+            _without_offload,
+            "takes what is on the CPU for a copy, where the CPU is the target",
+        ),
+    ),
+    late(
+        f"{_FSDP}._flat_param",
+        Patch(
+            lambda: sys.modules[f"{_FSDP}._flat_param"].FlatParamHandle,
+            "to_cpu",
+            _where_it_is,
+            "takes what is on the CPU for a copy, where the CPU is the target",
+        ),
+    ),
+    late(
+        _CHECKPOINT,
+        Patch(
+            lambda: sys.modules[_CHECKPOINT],
+            "_OverlappingCpuLoader",
+            _one_after_the_other,
+            "copies tensors of CUDA while it writes, and takes all others to be on the CPU",
+        ),
+    ),
+    Hook(
+        _where_imported(
+            f"{_FSDP}.fully_sharded_data_parallel", "_init_device_handle", _handle_of_target
+        ),
+        "refuses modules on the CPU, which may be the target",
+    ),
+)

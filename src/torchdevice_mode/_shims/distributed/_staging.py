@@ -1,0 +1,289 @@
+"""Collectives on tensors that gloo cannot read: copied to the CPU, and what was written back.
+
+Every collective of torch, in Python, in DDP's reducer and in compiled graphs, is an operator of
+the library `c10d`, chosen by the device of its tensors. For the target's key torch has none of
+them. A kernel is registered for each: it calls the same operator on copies on the CPU, where the
+group's gloo does the work. So groups and what torch hands out for work in progress are torch's own.
+
+What is asked to run meanwhile (`async_op=True`) is copied back when gloo has done it.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from ..._active import current
+from ..._cpu_operator import bytes_of
+from ..._fallback import lacking, unseen_by_dynamo
+from ..._origins import origin
+from ._backend import dispatch_key
+
+__all__ = ["install", "remove"]
+
+_LIBRARY = "c10d"
+_create_work: Any = vars(torch._C._distributed_c10d)["_create_work_from_future"]
+_libraries: dict[str, torch.library.Library] = {}
+_lock = threading.Lock()
+
+# What an operator does with its first argument; the others it only reads. Of the rest of the
+# library nothing takes tensors of the target.
+_FILLS = frozenset(
+    {
+        "_allgather_base_",
+        "_reduce_scatter_base_",
+        "allgather_",
+        "allgather_coalesced_",
+        "allgather_into_tensor_coalesced_",
+        "alltoall_",
+        "alltoall_base_",
+        "gather_",
+        "recv_",
+        "recv_any_source_",
+        "reduce_scatter_",
+        "reduce_scatter_tensor_coalesced_",
+        "scatter_",
+    }
+)
+_CHANGES = frozenset({"allreduce_", "allreduce_coalesced_", "broadcast_", "reduce_"})
+_READS = frozenset({"barrier", "send"})
+_RECEIVES = frozenset({"recv_", "recv_any_source_"})
+
+
+def install(target: str) -> None:
+    """Register a kernel for each collective that torch, or a backend, has none for.
+
+    Args:
+        target: The type of device. Does nothing where it was done before.
+    """
+    key = dispatch_key(target)
+    with _lock:
+        if key in _libraries:
+            return
+        library = _libraries[key] = torch.library.Library(_LIBRARY, "IMPL")
+        for at, on_cpu in ((key, "CPU"), (f"Sparse{key}", "SparseCPU")):
+            for name in lacking(at, on_cpu):
+                namespace, _, operator = name.partition("::")
+                if namespace == _LIBRARY and operator in _FILLS | _CHANGES | _READS:
+                    library.impl(operator, _kernel(getattr(torch.ops.c10d, operator).default), at)
+
+
+def remove() -> None:
+    """Take all kernels back."""
+    with _lock:
+        for library in _libraries.values():
+            library._destroy()
+        _libraries.clear()
+
+
+# --- one call -----------------------------------------------------------------------------------
+
+
+def _kernel(operator: Any) -> Callable[..., Any]:
+    name = operator._schema.name.partition("::")[2]
+    parameters = operator._schema.arguments
+    names = [parameter.name for parameter in parameters]
+    returns_tensors = len(operator._schema.returns) > 1
+
+    @unseen_by_dynamo
+    def run(*args: Any, **kwargs: Any) -> Any:
+        began = time.perf_counter()
+        given = dict(zip(names, args, strict=False)) | kwargs
+        # Past modes, which would redirect the CPU; the collective is no part of a graph.
+        with torch._C.DisableTorchFunction(), torch.no_grad():
+            staged = _Staged(name, given)
+            result = operator(**staged.arguments(given))
+            work: Any = dist.Work.unbox(result[-1] if returns_tensors else result)
+            if name in _RECEIVES:
+                work = _Receiving(work, staged)
+            elif staged.written and not given.get("async_op", True):
+                work.wait()
+                staged.write_back()
+            elif staged.written:
+                work = _written_back_later(work, staged)
+        _note(name, staged.moved, time.perf_counter() - began)
+        boxed = work.boxed()
+        return (given[names[0]], boxed) if returns_tensors else boxed
+
+    return run
+
+
+class _Staged:
+    """The tensors of one call, and their copies.
+
+    Args:
+        name: The operator.
+        given: Its arguments by name.
+    """
+
+    def __init__(self, name: str, given: dict[str, Any]) -> None:
+        self.moved = 0
+        self.written: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._first = next(iter(given))
+        self._writes = name not in _READS
+        self._fills = name in _FILLS
+        self._inference = torch.is_inference_mode_enabled()
+        if name in ("broadcast_", "reduce_"):
+            group = dist.ProcessGroup.unbox(given["process_group"])
+            is_root = group.rank() == given["root_rank"]
+            # The root of a broadcast is not written, and of a reduction nobody else.
+            self._writes = is_root == (name == "reduce_")
+            self._fills = name == "broadcast_" and not is_root
+
+    def arguments(self, given: dict[str, Any]) -> dict[str, Any]:
+        """The arguments for the CPU."""
+        return {name: self._copied(value, name == self._first) for name, value in given.items()}
+
+    def _copied(self, value: Any, first: bool) -> Any:
+        if isinstance(value, torch.Tensor):
+            if first and self._fills and value.layout is torch.strided:
+                copy = torch.empty_like(value, device="cpu")
+            else:
+                copy = value.detach().to("cpu")
+                self.moved += bytes_of(value)
+            if first and self._writes:
+                self.written.append((value, copy))
+            return copy
+        if isinstance(value, (list, tuple)) and any(_tensors(value)):
+            return [self._copied(item, first) for item in value]
+        return value
+
+    def write_back(self) -> None:
+        """Bring the results to the program's tensors."""
+        with ExitStack() as modes:
+            modes.enter_context(torch._C.DisableTorchFunction())
+            modes.enter_context(torch.inference_mode(self._inference))
+            modes.enter_context(torch.no_grad())
+            for tensor, copy in self.written:
+                # `data` has a version of its own: as on CUDA, autograd takes no notice.
+                (tensor.data if tensor.layout is torch.strided else tensor).copy_(copy)
+                self.moved += bytes_of(copy)
+
+    def results(self) -> list[torch.Tensor]:
+        """What was written, as the program holds it."""
+        return [tensor for tensor, _ in self.written]
+
+
+def _tensors(value: Any) -> Iterator[bool]:
+    if isinstance(value, torch.Tensor):
+        yield True
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors(item)
+
+
+def _note(name: str, moved: int, seconds: float) -> None:
+    """Count the call at the user's line: it costs copies."""
+    context = current()
+    if context is not None:
+        reason = f"no backend of torch.distributed serves {context.target.type} here"
+        context.record_cost(
+            "fallback",
+            f"c10d::{name}",
+            "cpu",
+            reason,
+            origin(sys._getframe()),
+            moved=moved,
+            seconds=seconds,
+        )
+
+
+# --- work in progress ---------------------------------------------------------------------------
+
+
+def _written_back_later(work: Any, staged: _Staged) -> Any:
+    """Work that is done when the results are where the program wants them."""
+
+    def finish(done: Any) -> list[torch.Tensor]:
+        done.value()  # raises what the collective raised
+        staged.write_back()
+        return staged.results()
+
+    try:
+        future = work.get_future()
+    except RuntimeError:  # some of gloo's work has none
+        future = _when_waited_for(work)
+    return _create_work(future.then(finish))
+
+
+def _when_waited_for(work: Any) -> Any:
+    """A future of work that has none: a thread waits for it."""
+    future: Any = torch.futures.Future()
+
+    def wait() -> None:
+        try:
+            work.wait()
+        except Exception as error:
+            future.set_exception(error)
+        else:
+            future.set_result(None)
+
+    threading.Thread(target=wait, name="torchdevice-collective", daemon=True).start()
+    return future
+
+
+# Work in progress is torch's C++ object; what Python adds to it must live as long.
+_receiving: set[_Receiving] = set()
+
+
+class _Receiving(dist.Work):
+    """A message that arrives in memory of the CPU.
+
+    Gloo cannot tell whether one has arrived, so asking waits for it.
+
+    Args:
+        work: Gloo's.
+        staged: Where it arrives, and where it goes.
+    """
+
+    def __init__(self, work: Any, staged: _Staged) -> None:
+        super().__init__()
+        self._work = work
+        self._staged: _Staged | None = staged
+        self._future: Any = None
+        _receiving.add(self)
+
+    def wait(self, timeout: timedelta | None = None) -> bool:
+        """Wait for the message and bring it to the program's tensor."""
+        if self._staged is None:
+            return True
+        try:
+            done = self._work.wait() if not timeout else self._work.wait(timeout)
+        finally:
+            _receiving.discard(self)
+        self._staged.write_back()
+        self._staged = None
+        return bool(done)
+
+    def is_completed(self) -> bool:
+        """Whether it has arrived: waits until it has."""
+        return self.wait()
+
+    def is_success(self) -> bool:
+        """Whether it arrived."""
+        return self._staged is None
+
+    def synchronize(self) -> None:
+        """Wait for the message."""
+        self.wait()
+
+    def get_future(self) -> Any:
+        """A future of the message."""
+        if self._future is None:
+            self._future = _when_waited_for(self)
+        return self._future
+
+    def source_rank(self) -> int:
+        """Who sent it."""
+        return int(self._work.source_rank())
+
+    def _source_rank(self) -> int:
+        return int(self._work._source_rank())
