@@ -41,7 +41,7 @@ def test_no_public_name_is_missing():
         ("torch.nn.Linear", "below"),
         ("torch.nn.Module.cuda", "below"),
         ("torch.signal.windows.hann", "below"),
-        ("torch.distributed.init_process_group", "open"),
+        ("torch.distributed.init_process_group", "seam"),
     ],
 )
 def test_a_name_has_the_state_of_its_table(name, state):

@@ -28,8 +28,8 @@ class Place(NamedTuple):
 
 
 _CALLS = "calls torch functions that have rules"
+_LATE = "torch imports it late, and what it asks of a device is a seam then"
 _MOVES = "moves its tensors by Tensor.to, which has a rule"
-_NOT_YET = "processes that work together are not redirected yet: name gloo where it says nccl"
 
 PLACES: tuple[Place, ...] = (
     # --- torch, torch.Tensor
@@ -49,7 +49,6 @@ PLACES: tuple[Place, ...] = (
     Place("torch.load", "below", "asks torch.serialization's registered packages: ours is one"),
     Place("torch.serialization.load", "below", "asks the registered packages: ours is one"),
     # --- torch.nn
-    Place("torch.nn.parallel.DistributedDataParallel*", "open", _NOT_YET),
     Place("torch.nn.Module.cuda", "below", "calls Tensor.cuda, which has a rule"),
     Place("torch.nn.Module.xpu", "below", "calls Tensor.xpu, which has a rule"),
     Place("torch.nn.Module.ipu", "below", "calls Tensor.ipu, which has a rule"),
@@ -83,7 +82,13 @@ PLACES: tuple[Place, ...] = (
     Place("torch.testing.make_tensor", "below", _CALLS),
     Place("torch.signal.windows.*", "below", _CALLS),
     # --- several processes
-    Place("torch.distributed.*", "open", _NOT_YET),
+    Place("torch.distributed.Backend.register_backend", "native", "names types of devices"),
+    Place("torch.distributed.*DeviceMesh.from_group", "below", "makes a DeviceMesh, a seam"),
+    Place("torch.distributed.fsdp.FullyShardedDataParallel*", "below", _LATE),
+    Place("torch.distributed.fsdp.CPUOffloadPolicy", "native", "an option that is kept"),
+    Place("torch.distributed.get_default_backend_for_device", "below", "makes a torch.device"),
+    Place("torch.distributed.new_group", "below", "makes a group by a function that is a seam"),
+    Place("torch.distributed.*", "below", "calls collectives, which are served for the target"),
 )
 
 

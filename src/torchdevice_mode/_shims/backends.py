@@ -154,11 +154,11 @@ class _PlanCache:
         """Nothing to clear."""
 
     def __getitem__(self, device: Any) -> _PlanCache:
-        from .cuda._index import COUNT, index_of
+        from .cuda._index import count, exists, index_of
 
-        if not 0 <= index_of(device) < COUNT:
+        if not exists(index_of(device)):
             raise RuntimeError(
-                f"cufft_plan_cache: expected 0 <= device index < {COUNT}, but got "
+                f"cufft_plan_cache: expected 0 <= device index < {count()}, but got "
                 f"device with index {device}"
             )
         return self

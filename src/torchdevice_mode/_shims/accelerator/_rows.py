@@ -20,7 +20,7 @@ from .._surface import StandIn, State, Trace
 from ..cuda import _memory, _streams
 from ..cuda._device import synchronize_target
 from ..cuda._graphs import Replayable
-from ..cuda._index import exchange
+from ..cuda._index import count, exchange
 from ._surface import ACCELERATOR
 
 __all__: list[str] = []
@@ -131,9 +131,9 @@ def is_available() -> bool:
     return True
 
 
-@_answers("device_count", "the CPU stands for one", trace=Trace.CONSTANT)
+@_answers("device_count", "as many as torch.cuda finds", _ONE_QUEUE, trace=Trace.CONSTANT)
 def device_count() -> int:
-    return 1
+    return count()
 
 
 @_answers("current_accelerator", "the CPU stands for one", trace=Trace.CONSTANT)

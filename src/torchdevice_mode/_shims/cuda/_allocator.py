@@ -16,7 +16,7 @@ import torch
 
 from ..._log import warn_once
 from ._figures import figures
-from ._index import COUNT, exchange, index_of
+from ._index import count, exchange, exists, index_of
 from ._memory import with_globals
 from ._surface import (
     StandIn,
@@ -43,7 +43,7 @@ _SMALLEST_FRACTION = 1e-9
 
 def _allocator_index(device: Any) -> int:
     index = 0 if device is None else index_of(device, optional=False)
-    if not 0 <= index < COUNT:
+    if not exists(index):
         raise RuntimeError(f"Allocator not initialized for device {index}: did you call init?")
     return index
 
@@ -294,7 +294,7 @@ def _segment(address: int, size: int, allocated: int) -> dict[str, Any]:
 def _snapshot(device: Any = None, augment_with_fx_traces: bool = False) -> dict[str, Any]:
     return {
         "segments": memory_snapshot(),
-        "device_traces": [[] for _ in range(COUNT)],
+        "device_traces": [[] for _ in range(count())],
         "allocator_settings": {
             "PYTORCH_CUDA_ALLOC_CONF": "",
             "max_split_size": -1,

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.cuda.comm
 
-from ._index import COUNT, index_of, invalid_ordinal
+from ._index import exists, index_of, invalid_ordinal
 from ._surface import emulated, target
 
 __all__: list[str] = []
@@ -22,7 +22,7 @@ _REASON = "there is one device, so it copies there"
 def _devices(devices: Iterable[Any]) -> int:
     """How many devices are listed; each must exist."""
     indices = [index_of(device, optional=False) for device in devices]
-    if not all(0 <= index < COUNT for index in indices):
+    if not all(map(exists, indices)):
         raise invalid_ordinal()
     if not indices:
         raise RuntimeError("Expected at least one device to broadcast to")

@@ -15,7 +15,7 @@ from ..._context import is_lost, refuse_lost
 from ..._log import user_frame
 from .._capture import forbid
 from ._figures import figures, psutil
-from ._index import COUNT, checked_index, exchange, index_of, visible_index
+from ._index import checked_index, count, exchange, exists, index_of, visible_index
 from ._surface import (
     Trace,
     emulated,
@@ -65,7 +65,7 @@ def is_available() -> bool:
 
 @emulated("device_count", "one target stands for all CUDA devices", trace=_CONSTANT)
 def device_count() -> int:
-    return int(_plain_device_count()) if _needs_a_gpu(sys._getframe(2)) else COUNT
+    return int(_plain_device_count()) if _needs_a_gpu(sys._getframe(2)) else count()
 
 
 @emulated("current_device", "one target stands for all CUDA devices", trace=_CONSTANT)
@@ -239,7 +239,7 @@ def is_tf32_supported() -> bool:
 @emulated("can_device_access_peer", "there is no second device", trace=_CONSTANT)
 def can_device_access_peer(device: Any, peer_device: Any) -> bool:
     checked_index(device)
-    if not 0 <= index_of(peer_device, optional=False) < COUNT:
+    if not exists(index_of(peer_device, optional=False)):
         raise AssertionError("Invalid peer device id")
     return False
 
@@ -258,7 +258,7 @@ def get_gencode_flags() -> str:
 def default_generators() -> tuple[torch.Generator, ...]:
     from ._random import generator
 
-    return (generator(),)
+    return (generator(),) * count()
 
 
 # --- waiting ------------------------------------------------------------------------------------

@@ -1,7 +1,14 @@
-"""Device arguments of torch.cuda's functions, and the current device, of which there is one."""
+"""Device arguments of torch.cuda's functions, and the current device, of which there is one.
+
+Processes that a launcher starts on a machine name a device each, by their rank there, and share the
+one. So there a program finds as many devices as there are such processes, and it may select any;
+the current one, and every tensor's, is device 0.
+"""
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 from typing import Any
 
 import torch
@@ -9,10 +16,37 @@ import torch
 from ..._spec import parse
 from ._surface import context
 
-__all__ = ["COUNT", "checked_index", "exchange", "index_of", "invalid_ordinal", "visible_index"]
+__all__ = [
+    "checked_index",
+    "count",
+    "exchange",
+    "exists",
+    "index_of",
+    "invalid_ordinal",
+    "visible_index",
+]
 
-COUNT = 1
-"""How many CUDA devices a program finds."""
+_RANKS = "LOCAL_WORLD_SIZE"  # as torchrun and other launchers set it
+
+
+def count() -> int:
+    """How many CUDA devices a program finds: one, or one for each rank on this machine."""
+    ranks = os.environ.get(_RANKS, "")
+    return max(1, int(ranks)) if ranks.isdecimal() else 1
+
+
+def exists(index: int) -> bool:
+    """Whether a program may name a device by this index.
+
+    A process that another has started, to be one of several, need not say how many there are.
+    """
+    if index <= 0:
+        return index == 0
+    if index < count() or multiprocessing.parent_process() is not None:
+        return True
+    distributed = torch.distributed
+    together = distributed.is_available() and distributed.is_initialized()
+    return together and index < distributed.get_world_size()
 
 
 def index_of(device: Any = None, *, optional: bool = True) -> int:
@@ -57,7 +91,7 @@ def checked_index(device: Any) -> int:
         AssertionError: If there is no such device, as CUDA has it.
     """
     index = index_of(device)
-    if index < 0 or index >= COUNT:
+    if not exists(index):
         raise AssertionError("Invalid device id")
     return index
 
@@ -69,8 +103,8 @@ def visible_index(device: Any) -> int:
         RuntimeError: If there is no such device, as CUDA has it.
     """
     index = index_of(device)
-    if not 0 <= index < COUNT:
-        visible = list(range(COUNT))
+    if not exists(index):
+        visible = list(range(count()))
         raise RuntimeError(f"device {index} is not visible (CUDA_VISIBLE_DEVICES={visible})")
     return index
 
@@ -83,7 +117,7 @@ def exchange(index: int) -> int:
     """
     if index < 0:
         return -1
-    if index >= COUNT:
+    if not exists(index):
         raise invalid_ordinal()
     return 0
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from ... import _out_of_memory
 from ._figures import Figures, figures
-from ._index import COUNT, exchange, index_of, visible_index
+from ._index import exchange, exists, index_of, visible_index
 from ._surface import Trace, emulated, mapped, plain, stubbed, target
 
 __all__ = ["with_globals"]
@@ -27,7 +27,7 @@ def _held(device: Any) -> Figures:
         RuntimeError: If there is no such device, in the words of CUDA's allocator.
     """
     index = index_of(device)
-    if not 0 <= index < COUNT:
+    if not exists(index):
         raise RuntimeError(f"Invalid device argument {index}: did you call init?")
     return figures(target().type)
 

@@ -24,8 +24,8 @@ from ...errors import UnsupportedByTargetError
 __all__ = ["PATCHES", "redirection"]
 
 _c10d: Any = sys.modules.get("torch.distributed.distributed_c10d")
-# Targets whose groups are staged: kept, as groups may outlive one redirection and meet the next.
-_staged: set[str] = set()
+# What serves groups, by target: kept, as groups may outlive one redirection and meet the next.
+_served: dict[str, str] = {}
 
 
 def redirection() -> Context | None:
@@ -43,11 +43,10 @@ def _for_target(original: Callable[..., Any]) -> Callable[..., Any]:
         asked = args[position] if len(args) > position else kwargs.get("backend")
         if context is None or not isinstance(asked, str):
             return original(*args, **kwargs)
-        from ._backend import NAME, serving
+        from ._backend import serving
 
         backend = serving(asked, context)
-        if NAME in backend:
-            _stage(context.target.type)
+        _serve(context.target.type, backend)
         if len(args) > position:
             args = (*args[:position], backend, *args[position + 1 :])
         else:
@@ -65,25 +64,31 @@ def _for_target(original: Callable[..., Any]) -> Callable[..., Any]:
     return _new_process_group_helper
 
 
-def _stage(target: str) -> None:
-    from . import _backend, _staging
+def _serve(target: str, backend: str) -> None:
+    """Put in place what groups of a target need, of the backends in a string."""
+    from . import _backend, _on_gloo, _staging
 
-    _staged.add(target)
-    _backend.register(target)
-    _staging.install(target)
+    if _backend.NAME in backend:
+        _backend.register(target)
+    if target != "cpu" and (_backend.NAME in backend or "gloo" in backend):
+        _staging.install(target)
+    if _backend.NAME in backend or "gloo" in backend:
+        _on_gloo.install()
+        _served[target] = backend
 
 
-def _restage() -> Callable[[], None]:
-    """Serve groups again that an earlier redirection made, and stop when this one ends."""
-    if _staged and dist.is_initialized():
-        for target in _staged:
-            _stage(target)
+def _serve_again() -> Callable[[], None]:
+    """Serve groups that an earlier redirection made, and stop when this one ends."""
+    if dist.is_initialized():
+        for target, backend in _served.items():
+            _serve(target, backend)
 
     def remove() -> None:
-        if _staged:
-            from . import _backend, _staging
+        if _served:
+            from . import _backend, _on_gloo, _staging
 
             _staging.remove()
+            _on_gloo.remove()
             _backend.unregister()
 
     return remove
@@ -205,5 +210,5 @@ PATCHES: tuple[Patch | Hook, ...] = (
         lambda original: _TIMEOUT,
         _NO_NCCL,
     ),
-    Hook(_restage, "groups live on when a redirection ends, and may meet another"),
+    Hook(_serve_again, "groups live on when a redirection ends, and may meet another"),
 )

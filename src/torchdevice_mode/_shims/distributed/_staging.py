@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from datetime import timedelta
 from typing import Any
 
 import torch
@@ -26,11 +25,11 @@ from ..._cpu_operator import bytes_of
 from ..._fallback import lacking, unseen_by_dynamo
 from ..._origins import origin
 from ._backend import dispatch_key
+from ._work import Receiving, with_future
 
 __all__ = ["install", "remove"]
 
 _LIBRARY = "c10d"
-_create_work: Any = vars(torch._C._distributed_c10d)["_create_work_from_future"]
 _libraries: dict[str, torch.library.Library] = {}
 _lock = threading.Lock()
 
@@ -103,12 +102,12 @@ def _kernel(operator: Any) -> Callable[..., Any]:
             result = operator(**staged.arguments(given))
             work: Any = dist.Work.unbox(result[-1] if returns_tensors else result)
             if name in _RECEIVES:
-                work = _Receiving(work, staged)
+                work = Receiving(work, staged.write_back)
             elif staged.written and not given.get("async_op", True):
                 work.wait()
                 staged.write_back()
             elif staged.written:
-                work = _written_back_later(work, staged)
+                work = with_future(work, staged.results)
         _note(name, staged.moved, time.perf_counter() - began)
         boxed = work.boxed()
         return (given[names[0]], boxed) if returns_tensors else boxed
@@ -168,7 +167,8 @@ class _Staged:
                 self.moved += bytes_of(copy)
 
     def results(self) -> list[torch.Tensor]:
-        """What was written, as the program holds it."""
+        """Bring the results back, and give the tensors as the program holds them."""
+        self.write_back()
         return [tensor for tensor, _ in self.written]
 
 
@@ -194,96 +194,3 @@ def _note(name: str, moved: int, seconds: float) -> None:
             moved=moved,
             seconds=seconds,
         )
-
-
-# --- work in progress ---------------------------------------------------------------------------
-
-
-def _written_back_later(work: Any, staged: _Staged) -> Any:
-    """Work that is done when the results are where the program wants them."""
-
-    def finish(done: Any) -> list[torch.Tensor]:
-        done.value()  # raises what the collective raised
-        staged.write_back()
-        return staged.results()
-
-    try:
-        future = work.get_future()
-    except RuntimeError:  # some of gloo's work has none
-        future = _when_waited_for(work)
-    return _create_work(future.then(finish))
-
-
-def _when_waited_for(work: Any) -> Any:
-    """A future of work that has none: a thread waits for it."""
-    future: Any = torch.futures.Future()
-
-    def wait() -> None:
-        try:
-            work.wait()
-        except Exception as error:
-            future.set_exception(error)
-        else:
-            future.set_result(None)
-
-    threading.Thread(target=wait, name="torchdevice-collective", daemon=True).start()
-    return future
-
-
-# Work in progress is torch's C++ object; what Python adds to it must live as long.
-_receiving: set[_Receiving] = set()
-
-
-class _Receiving(dist.Work):
-    """A message that arrives in memory of the CPU.
-
-    Gloo cannot tell whether one has arrived, so asking waits for it.
-
-    Args:
-        work: Gloo's.
-        staged: Where it arrives, and where it goes.
-    """
-
-    def __init__(self, work: Any, staged: _Staged) -> None:
-        super().__init__()
-        self._work = work
-        self._staged: _Staged | None = staged
-        self._future: Any = None
-        _receiving.add(self)
-
-    def wait(self, timeout: timedelta | None = None) -> bool:
-        """Wait for the message and bring it to the program's tensor."""
-        if self._staged is None:
-            return True
-        try:
-            done = self._work.wait() if not timeout else self._work.wait(timeout)
-        finally:
-            _receiving.discard(self)
-        self._staged.write_back()
-        self._staged = None
-        return bool(done)
-
-    def is_completed(self) -> bool:
-        """Whether it has arrived: waits until it has."""
-        return self.wait()
-
-    def is_success(self) -> bool:
-        """Whether it arrived."""
-        return self._staged is None
-
-    def synchronize(self) -> None:
-        """Wait for the message."""
-        self.wait()
-
-    def get_future(self) -> Any:
-        """A future of the message."""
-        if self._future is None:
-            self._future = _when_waited_for(self)
-        return self._future
-
-    def source_rank(self) -> int:
-        """Who sent it."""
-        return int(self._work.source_rank())
-
-    def _source_rank(self) -> int:
-        return int(self._work._source_rank())
