@@ -20,7 +20,7 @@ import torch
 from ._active import current
 from ._cpu_operator import on_cpu
 
-__all__ = ["Kernels", "kernels", "lacking", "unseen_by_dynamo"]
+__all__ = ["Kernels", "kernels", "lacking"]
 
 # Dispatch keys of a target that can lack kernels, and the key that has them.
 _KEYS = {"mps": (("MPS", "CPU"), ("SparseMPS", "SparseCPU"))}
@@ -127,7 +127,6 @@ def _kernel(operator: Any) -> Callable[..., Any]:
     """The kernel of one operator: as the CPU's, for tensors that are elsewhere."""
     computed = on_cpu(operator)
 
-    @unseen_by_dynamo
     def run(*args: Any, **kwargs: Any) -> Any:
         context = current()
         if context is None:
@@ -138,21 +137,3 @@ def _kernel(operator: Any) -> Callable[..., Any]:
         return computed(context, f"{context.target.type} has no kernel for it", args, kwargs)
 
     return run
-
-
-def unseen_by_dynamo(kernel: Any) -> Any:
-    """Decorate a kernel: called from eager code that is being compiled around, it must just run.
-
-    Dynamo looks at every frame that Python enters meanwhile, those of kernels too.
-
-    Args:
-        kernel: The function.
-
-    Returns:
-        The same.
-    """
-    found = torch._C._dynamo.eval_frame
-    strategy, action = found._FrameExecStrategy, found._FrameAction
-    # For it, and for what it calls.
-    found.set_code_exec_strategy(kernel.__code__, strategy(action.SKIP, action.SKIP))
-    return kernel

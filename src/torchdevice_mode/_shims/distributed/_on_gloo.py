@@ -14,7 +14,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ..._fallback import unseen_by_dynamo
 from ._work import Receiving, with_future
 
 __all__ = ["install", "remove"]
@@ -33,8 +32,8 @@ def install() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a kernel is put over another is the purpose
         for name, kernel, make in rows:
-            kernel_of_ours = unseen_by_dynamo(make(kernel.call_boxed))
-            library.impl(name, kernel_of_ours, "CPU", with_keyset=True, allow_override=True)
+            ours = make(kernel.call_boxed)
+            library.impl(name, ours, "CPU", with_keyset=True, allow_override=True)
     _library.append(library)
 
 

@@ -22,7 +22,7 @@ import torch.distributed as dist
 
 from ..._active import current
 from ..._cpu_operator import bytes_of
-from ..._fallback import lacking, unseen_by_dynamo
+from ..._fallback import lacking
 from ..._origins import origin
 from ._backend import dispatch_key
 from ._work import Receiving, with_future
@@ -92,7 +92,6 @@ def _kernel(operator: Any) -> Callable[..., Any]:
     names = [parameter.name for parameter in parameters]
     returns_tensors = len(operator._schema.returns) > 1
 
-    @unseen_by_dynamo
     def run(*args: Any, **kwargs: Any) -> Any:
         began = time.perf_counter()
         given = dict(zip(names, args, strict=False)) | kwargs
