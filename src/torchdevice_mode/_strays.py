@@ -78,7 +78,8 @@ def _warn_of_module(
     if called is None:
         return
     called = getattr(called, "_orig_mod", called)  # of a compiled module
-    ids = {id(tensor) for tensor in strays}
+    # What processes share must stay where it is: `share_memory()` brought it there.
+    ids = {id(tensor) for tensor in strays if not _is_shared(tensor)}
     left = [key for key, tensor in _tensors_of(called) if id(tensor) in ids]
     if not left:
         return
@@ -91,6 +92,10 @@ def _warn_of_module(
         key=(module, place and (place.f_code, place.f_lineno)),
         place=place,
     )
+
+
+def _is_shared(tensor: torch.Tensor) -> bool:
+    return tensor.layout is torch.strided and tensor.is_shared()
 
 
 def _tensors_of(module: torch.nn.Module) -> list[tuple[str, Any]]:
