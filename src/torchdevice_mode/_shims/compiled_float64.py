@@ -1,0 +1,100 @@
+"""float64 in what `torch.compile` traced: cast down in the graph, before it is compiled.
+
+While Dynamo traces, tensors have no memory and no device refuses them: what is wrong shows when the
+compiled code runs, where no mode sees it. So the graph that Dynamo hands to a compiler is made to
+ask for float32 where it would make float64 on a target that lacks it.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_map
+
+from .._active import current
+from .._context import Context
+from .._downcast import note_downcast
+from .._dtypes import NARROWER
+from .._log import user_frame
+from .._patches import Hook, Patch, late
+from .._writes import name_of
+
+__all__ = ["PATCHES"]
+
+_MODULE = "torch._dynamo.output_graph"
+_METHOD = "call_user_compiler"
+# Methods whose dtype is in their names.
+_NAMED = {"double": torch.float32, "cdouble": torch.complex64}
+
+
+def _cast_down_first(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def call_user_compiler(self: Any, gm: Any, *args: Any, **kwargs: Any) -> Any:
+        context = current()
+        if (
+            context is not None
+            and context.lacks_float64
+            and context.settings.float64 == "downcast"
+            and _cast_down(context, gm.graph)
+        ):
+            gm.recompile()
+            note_downcast(context, "a compiled function", user_frame(sys._getframe(1)))
+        return original(self, gm, *args, **kwargs)
+
+    return call_user_compiler
+
+
+def _cast_down(context: Context, graph: Any) -> bool:
+    """Change what makes float64 on the target; whether there was any."""
+    changed = False
+    for node in graph.nodes:
+        wide = _makes_float64(context, node)
+        if wide is None:
+            continue
+        changed = True
+        node.args = tree_map(_narrower, node.args)
+        node.kwargs = tree_map(_narrower, node.kwargs)
+        name = node.target if isinstance(node.target, str) else name_of(node.target)
+        if node.op != "placeholder" and name in _NAMED:
+            node.op, node.target = "call_method", "to"
+            node.args, node.kwargs = (node.args[0], _NAMED[name]), {}
+        elif node.op == "call_function" and not node.all_input_nodes and "dtype" not in node.kwargs:
+            # A factory, whose dtype is the default one.
+            node.kwargs = {**node.kwargs, "dtype": NARROWER[wide]}
+    return changed
+
+
+def _makes_float64(context: Context, node: Any) -> torch.dtype | None:
+    """The dtype of what a node makes, if the target lacks it."""
+    made = node.meta.get("example_value")
+    if node.op not in ("call_function", "call_method") or not isinstance(made, torch.Tensor):
+        return None
+    on_target = made.device.type == context.lacks_float64
+    return made.dtype if on_target and made.dtype in NARROWER else None
+
+
+def _narrower(leaf: Any) -> Any:
+    return NARROWER.get(leaf, leaf) if isinstance(leaf, torch.dtype) else leaf
+
+
+def _output_graph() -> Any:
+    """The class that hands graphs to compilers, if this torch has it as we know it."""
+    found = getattr(sys.modules.get(_MODULE), "OutputGraph", None)
+    return found if isinstance(found, type) and _METHOD in vars(found) else None
+
+
+PATCHES: tuple[Hook, ...] = (
+    late(
+        _MODULE,
+        Patch(
+            _output_graph,
+            _METHOD,
+            _cast_down_first,
+            "compiled code is called by no mode, and tracing meets no device that refuses",
+        ),
+    ),
+)
