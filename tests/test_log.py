@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import sys
@@ -260,6 +261,23 @@ def test_an_installed_package_leads_to_the_program_that_calls_it(file):
     assert user_frame(frame) is sys._getframe()
     found = calling("program")(held["call"], calling("torch.nn"), lambda: sys._getframe(1))
     assert user_frame(found).f_code.co_filename == "program.py"
+
+
+@dataclasses.dataclass
+class Options:
+    frame: object = dataclasses.field(default_factory=lambda: sys._getframe(1))
+
+
+def test_methods_generated_for_a_data_class_lead_to_the_program_that_calls_them():
+    frame = Options().frame
+    assert frame.f_code.co_filename == "<string>"
+    assert user_frame(frame) is sys._getframe()
+
+
+def test_code_given_on_the_command_line_is_the_users():
+    held = {"__name__": "__main__"}
+    exec(compile("import sys\nframe = sys._getframe()", "<string>", "exec"), held)
+    assert user_frame(held["frame"]) is held["frame"]
 
 
 def test_an_installed_package_alone_is_named_itself():

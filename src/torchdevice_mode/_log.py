@@ -85,30 +85,41 @@ def user_frame(frame: types.FrameType | None) -> types.FrameType | None:
     """
     while frame is not None and is_library_frame(frame):
         frame = frame.f_back
-    if frame is None or not _is_installed(frame.f_code.co_filename):
+    if frame is None or not _is_foreign(frame):
         return frame
     outer = frame.f_back
-    while outer is not None and (
-        is_library_frame(outer) or _is_installed(outer.f_code.co_filename)
-    ):
+    while outer is not None and not is_program_frame(outer):
         outer = outer.f_back
     return outer or frame
 
 
 def is_program_frame(frame: types.FrameType) -> bool:
     """Whether the frame runs the user's own files: no installed package, nor torch or ours."""
-    return not is_library_frame(frame) and not _is_installed(frame.f_code.co_filename)
+    return not is_library_frame(frame) and not _is_foreign(frame)
+
+
+def _is_foreign(frame: types.FrameType) -> bool:
+    """Whether the frame runs lines that nobody migrates: installed, or generated for a class."""
+    file = frame.f_code.co_filename
+    if file.startswith(_GENERATED):
+        # `python -c` runs `<string>` as well, in a module without a file.
+        return "__file__" in frame.f_globals
+    return _is_installed(file)
 
 
 @cache
 def _is_installed(file: str) -> bool:
-    """Whether a file belongs to Python or to an installed package: nobody migrates its lines."""
+    """Whether a file belongs to Python or to an installed package."""
     return file.startswith(_INSTALLED) or not _PACKAGES.isdisjoint(Path(file).parts)
 
 
 _PACKAGES = frozenset({"site-packages", "dist-packages"})
+_GENERATED = ("<string>", "<attrs generated ")  # methods of data classes
 _INSTALLED = (
     "<frozen ",
+    # `python -m torchdevice`, where the package is not installed but stands beside its sources.
+    str(Path(__file__).parent) + os.sep,
+    str(Path(__file__).parent.with_name("torchdevice")) + os.sep,
     str(Path(os.__file__).parent) + os.sep,
     str(Path(sys.executable or os.__file__).parent)
     + os.sep,  # scripts such as `torchdevice` itself

@@ -1,0 +1,75 @@
+"""Packages that look at a device's type themselves, and find the target's where CUDA was asked for.
+
+Under redirection `torch.device("cuda").type` is the target's, and no mode sees a package compare
+it. Only what would keep a program from running, or from running right, is answered here.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from .._active import current
+from .._patches import Hook, Patch, late
+
+__all__ = ["PATCHES"]
+
+_MEMORY = "accelerate.utils.modeling"
+# The same code under two names.
+_LIGHTNING = (
+    *("lightning.fabric", "lightning.pytorch"),
+    *("lightning_fabric", "pytorch_lightning"),
+)
+
+
+def _one_name(original: Callable[..., bool]) -> Callable[..., bool]:
+    @functools.wraps(original)
+    def is_mps_available(*args: Any, **kwargs: Any) -> bool:
+        return current() is None and original(*args, **kwargs)
+
+    return is_mps_available
+
+
+def _accepts_target(original: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(original)
+    def setup_device(self: Any, device: torch.device) -> None:
+        context = current()
+        if context is None or device.type != context.target.type or device.type == "cuda":
+            return original(self, device)
+        # What is left out beside the check advises on the tensor cores of NVIDIA's devices.
+        return torch.cuda.set_device(device)
+
+    return setup_device
+
+
+def _accelerator_of(module: str) -> Callable[[], Any]:
+    return lambda: getattr(sys.modules.get(module), "CUDAAccelerator", None)
+
+
+PATCHES: tuple[Hook, ...] = (
+    late(
+        _MEMORY,
+        Patch(
+            lambda: sys.modules.get(_MEMORY),
+            "is_mps_available",
+            _one_name,
+            'lists the memory of one device twice, as 0 and as "mps", and spreads models over both',
+        ),
+    ),
+    *(
+        late(
+            f"{package}.accelerators.cuda",
+            Patch(
+                _accelerator_of(f"{package}.accelerators.cuda"),
+                "setup_device",
+                _accepts_target,
+                'refuses every device whose type is not "cuda"',
+            ),
+        )
+        for package in _LIGHTNING
+    ),
+)
