@@ -19,7 +19,7 @@ def process(monkeypatch):
     monkeypatch.setattr(sys, "argv", list(sys.argv))
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
-    for variable in [*ENVIRONMENT.values(), "TORCHDEVICE_LOG_LEVEL"]:
+    for variable in [*ENVIRONMENT.values(), "TORCHDEVICE_LOG_LEVEL", "TORCHDEVICE_SIMULATE"]:
         monkeypatch.delenv(variable, raising=False)
 
 
@@ -146,3 +146,9 @@ def test_modules_are_the_command(module):
         [sys.executable, "-m", module, "run", "--quiet", "-c", "import sys; sys.exit(6)"]
     )
     assert done.returncode == 6
+
+
+def test_a_command_under_one_that_simulates_is_told_by_a_variable(monkeypatch, capsys):
+    monkeypatch.setenv("TORCHDEVICE_SIMULATE", "tpu")
+    assert main(["run", "-c", "1"]) == 2
+    assert "There is no simulated 'tpu'" in capsys.readouterr().err

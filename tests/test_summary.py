@@ -78,3 +78,13 @@ def test_a_long_source_line_is_cut():
 )
 def test_files_are_relative_where_that_is_shorter(file, line, shown):
     assert lines(entry(file=file, line=line))[1].split()[1] == shown
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [(1, "1 child process left"), (2, "2 child processes left")]
+)
+@pytest.mark.parametrize("entries", [(), (entry(),)])
+def test_processes_that_left_no_counts_are_told_last(entries, number, words):
+    shown = lines(*entries, unreported=number)
+    assert shown[-1].startswith(f"torchdevice: {words} no counts")
+    assert shown[:-1] == lines(*entries)

@@ -96,7 +96,7 @@ class Context:
         self.cuda_type = self.stands_for["cuda"]
         _all.add(self)
 
-    def resolve(self, request: Any, *, to_use: bool = True) -> Resolution:
+    def resolve(self, request: Any, to_use: bool = True) -> Resolution:
         """Decide a hashable request, from the cache where it was decided before.
 
         Raises:

@@ -110,7 +110,7 @@ def replacement(
     if is_compiling():
         return context.device_for(request, None)
     try:
-        resolution = context.resolve(request, to_use=to_use)
+        resolution = context.resolve(request, to_use)
     except TypeError:  # unhashable
         return None
     if not resolution.redirected:

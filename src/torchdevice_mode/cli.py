@@ -251,8 +251,14 @@ def _fail(code: int, sentence: object) -> int:
 def _import_torch(options: argparse.Namespace) -> None:
     """Import torch, and the simulated accelerator before torch is asked anything."""
     import_module("torch")
-    if options.simulate is not None:
-        import_module(f"{__package__}.simulate").load(options.simulate)
+    device = _simulated(options)
+    if device is not None:
+        import_module(f"{__package__}.simulate").load(device)
+
+
+def _simulated(options: argparse.Namespace) -> str | None:
+    """The device to simulate; a command under another that simulates is told by a variable."""
+    return options.simulate or os.environ.get(SIMULATE) or None
 
 
 def _without_torch(error: ModuleNotFoundError) -> int:
@@ -270,11 +276,11 @@ def _run(options: argparse.Namespace, program: Program | None) -> int:
         settings = Settings.load(os.environ, **_settings_given(options))
         configure()
         start = prepare(program)
-        if options.simulate is not None or settings.target not in (None, "cpu"):
+        if _simulated(options) is not None or settings.target not in (None, "cpu"):
             # Whether there is such a target, only torch knows, and the program must not start
             # without it. Otherwise torch is imported when the program does.
             _import_torch(options)
-        _tell_children(settings, options.simulate)
+        _tell_children(settings, _simulated(options))
         contexts: list[Context | None] = []
         when_imported("torch", lambda: contexts.append(_enable(settings)))
     except OSError as error:

@@ -107,6 +107,7 @@ def _send(original: Callable[..., Any]) -> Callable[..., Any]:
             return original(tensor)
         if tensor.requires_grad and not tensor.is_leaf:
             return original(tensor)  # refuses
+        torch.utils.hooks.warn_if_has_hooks(tensor)
         if tensor.requires_grad:
             warn_once(
                 "sent-by-copy",
