@@ -21,7 +21,7 @@ LAYERS = [
     ["_downcast"],
     ["_cpu_operator", "_out_of_memory", "_strays", "_verify"],
     ["_on_cpu"],
-    ["_dispatch_mode", "_fallback"],
+    ["_compressed", "_dispatch_mode", "_fallback"],
     ["_rules"],
     ["_float64"],
     ["_adoption"],

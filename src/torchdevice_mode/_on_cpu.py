@@ -24,12 +24,16 @@ from ._origins import origin
 from ._writes import Writes, name_of, writes
 
 __all__ = [
+    "COMPRESSED",
     "Call",
     "compute_on_cpu",
     "refusal",
     "refuses_on_the_target",
     "then_copied_back",
 ]
+
+# Layouts that the target has no tensors of.
+COMPRESSED = (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
 
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
@@ -118,6 +122,8 @@ def compute_on_cpu(
 
     def back(leaf: Any) -> Any:
         if not isinstance(leaf, torch.Tensor) or leaf.device.type != "cpu" or id(leaf) in held:
+            return leaf
+        if leaf.layout in COMPRESSED:
             return leaf
         return brought_back(context, leaf, name, frame)
 

@@ -23,6 +23,7 @@ from torch.utils import _pytree as pytree
 
 from ._adoption import adopt, hand_over
 from ._caller import calling_frame
+from ._compressed import is_about_compressed, keep_compressed
 from ._context import Context, is_accelerator_request
 from ._downcast import refused_dtype
 from ._fallback import kernels
@@ -109,6 +110,8 @@ def _way_out(context: Context, call: Call, error: Exception, frame: Any) -> Call
     if mixed is not None:
         way_out = adopt if mixed == "tensor" else cast_down
         return way_out(context, call, frame)
+    if is_about_compressed(error):
+        return keep_compressed(context, call, error, frame)
     lacking = re.search(_NO_KERNEL, text)
     if lacking and kernels.add(lacking[1] or lacking[2], context.target.type):
         return call
