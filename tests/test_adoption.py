@@ -398,6 +398,18 @@ def test_a_cpu_tensor_is_filled_by_a_cuda_generator(redirected, target, draw):
     assert stray.tolist() == placed.tolist()
 
 
+@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+def test_the_cpus_own_generator_fills_what_was_made_for_the_cpu(redirected, target, draw):
+    placed, plain = torch.zeros(4), from_numpy(0, 0, 0, 0)
+    torch.default_generator.manual_seed(3)
+    draw(placed, torch.default_generator)
+    torch.default_generator.manual_seed(3)
+    with torchdevice_mode.native():
+        draw(plain, torch.default_generator)
+    assert placed.device == target
+    assert placed.tolist() == plain.tolist()
+
+
 def test_a_filled_tensor_is_the_same_object(redirected):
     stray = from_numpy(0, 0)
     assert stray.normal_(generator=torch.Generator("cuda")) is stray

@@ -101,6 +101,9 @@ def _way_out(context: Context, call: Call, error: Exception, frame: Any) -> Call
             return adopted
         if context.settings.float64 == "error" and holds_float64(call):
             explain_refusal(error)
+        if _draws_on_cpu(call) and context.resolve("cpu").redirected:
+            # The CPU's own generator, in code for the CPU.
+            return compute_on_cpu(context, call, text, frame, warn=False)
     refused = refused_dtype(text) if isinstance(error, (TypeError, RuntimeError)) else None
     if refused is not None:
         return settle(context, call, frame, error, refused)
@@ -120,6 +123,13 @@ def _way_out(context: Context, call: Call, error: Exception, frame: Any) -> Call
     if refuses_on_the_target(context, error):
         return compute_on_cpu(context, call, text, frame, also_makes=True)
     return None
+
+
+def _draws_on_cpu(call: Call) -> bool:
+    return any(
+        isinstance(leaf, torch._C.Generator) and leaf.device.type == "cpu"
+        for leaf in pytree.tree_leaves(call[1:])
+    )
 
 
 # --- requests that no rule saw --------------------------------------------------------------
