@@ -10,7 +10,7 @@ import torch
 from .._capture import forbid_seed, recording
 from ..cpu_random import drawn_on_cpu
 from ..generators import set_state
-from ._index import index_of
+from ._index import count, index_of
 from ._surface import Trace, mapped, target
 
 __all__ = ["generator", "generator_of"]
@@ -75,7 +75,7 @@ def get_rng_state(device: Any = "cuda") -> torch.Tensor:
 
 @mapped("get_rng_state_all", "the target's generator", trace=_BREAK)
 def get_rng_state_all() -> list[torch.Tensor]:
-    return [get_rng_state_of(generator())]
+    return [get_rng_state_of(generator()) for _ in range(count())]
 
 
 def get_rng_state_of(of: torch.Generator) -> torch.Tensor:
