@@ -88,6 +88,18 @@ def test_tensors_of_workers_are_cpu_tensors_and_move_as_the_program_says(
         assert {kind for _, told in batches for one in told for kind in one} == {"cpu"}
 
 
+class CountsAllocations(Reports):
+    def __getitem__(self, index):
+        super().__getitem__(index)
+        return torchdevice_mode.simulate.counters().allocations
+
+
+@pytest.mark.skipif(not SIMULATED, reason="needs a simulated device")
+def test_no_accelerator_is_used_in_a_fork(redirected):
+    loader = DataLoader(CountsAllocations(), None, num_workers=1, multiprocessing_context="fork")
+    assert len(set(loader)) == 1
+
+
 class Fails(Reports):
     def __getitem__(self, index):
         raise KeyError("missing", torch.zeros(1, device="cpu").item())

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from queue import Empty, SimpleQueue
 
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, random_split
 
-from torchdevice_mode._shims.dataloader import to_host
+from torchdevice_mode import _active
+from torchdevice_mode._shims.dataloader import _WhenIdle, to_host
 
 
 class NamesCuda(Dataset):
@@ -96,3 +98,15 @@ def test_only_what_holds_accelerator_tensors_is_copied(redirected):
         moved = to_host((held, plain))
         assert moved[0]["a"][0].device.type == "cpu"
     assert moved[1] is plain
+
+
+def test_a_worker_tells_what_it_counted_while_it_waits_for_work(redirected, monkeypatch):
+    told = []
+    monkeypatch.setattr(_active.current(), "tell_parent", lambda: told.append(1))
+    queue = _WhenIdle(SimpleQueue())
+    queue.put("task")
+    assert queue.get() == "task"
+    assert told == []
+    with pytest.raises(Empty):
+        queue.get(timeout=0.01)
+    assert told == [1]
