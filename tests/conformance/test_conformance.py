@@ -47,8 +47,8 @@ def outcome(name, **different):
 
 
 def test_the_table_counts_by_kind_and_gives_reasons():
-    page = table([outcome("add"), outcome("to", forward="x"), outcome("nn.Linear")])
+    page = table([outcome("add"), outcome("to", backward="x"), outcome("nn.Linear")])
     assert "| operators | 2 | 1 | 1 | 14 | 4 |" in page
     assert "| modules | 1 | 1 | 0 | 7 | 2 |" in page
-    assert f"| to | forward | {REASONS['to', 'forward']} |" in page
+    assert f"| to | backward | {REASONS['to', 'backward']} |" in page
     assert "not explained: y" in table([outcome("add", errors="y")])
