@@ -57,6 +57,25 @@ def test_a_compiled_function_computes_in_float32(program, backend, redirected, t
         assert torch.equal(result, expected)
 
 
+@pytest.mark.filterwarnings("ignore::torchdevice_mode.TorchDeviceWarning")
+@pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
+def test_float64_that_stays_on_the_cpu_is_not_compiled(program):
+    with torchdevice_mode.redirect(target="cpu"):
+        expected = program(torch.arange(16.0).reshape(4, 4))
+    with torchdevice_mode.redirect(float64="cpu"):
+        compiled = torch.compile(program, backend="aot_eager")
+        result = compiled(torch.arange(16.0, device="cuda").reshape(4, 4))
+    assert result.dtype is expected.dtype
+    assert torch.equal(result.cpu(), expected)
+
+
+def test_float64_in_a_compiled_function_is_refused_on_request():
+    with torchdevice_mode.redirect(float64="error"):
+        compiled = torch.compile(PROGRAMS["double"], backend="aot_eager", fullgraph=True)
+        with pytest.raises(Exception, match=r"support float64(?s:.*)told float64="):
+            compiled(torch.ones(2, device="cuda"))
+
+
 def test_gradients_flow_through_a_compiled_conversion(redirected):
     x = torch.ones(3, device="cuda", requires_grad=True)
     compiled = torch.compile(
