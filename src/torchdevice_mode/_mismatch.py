@@ -7,6 +7,7 @@ to 2.13; `tests/test_mismatch.py` has the texts, and looks through the torch ins
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 __all__ = ["is_mismatch", "wants_cpu"]
 
@@ -57,6 +58,11 @@ _WANTS_CPU = re.compile(
 )
 
 
+@lru_cache(maxsize=1_000)  # to search a text takes longer than many a call
+def _says_mismatch(text: str) -> bool:
+    return _TEXTS.search(text) is not None and _OF_ANOTHER_KIND.search(text) is None
+
+
 def is_mismatch(error: Exception) -> bool:
     """Whether torch refused a call because its tensors are on different devices.
 
@@ -68,8 +74,7 @@ def is_mismatch(error: Exception) -> bool:
     """
     if not isinstance(error, (RuntimeError, IndexError, ValueError, TypeError)):
         return False
-    text = str(error)
-    return _TEXTS.search(text) is not None and _OF_ANOTHER_KIND.search(text) is None
+    return _says_mismatch(str(error))
 
 
 def wants_cpu(error: Exception) -> bool:

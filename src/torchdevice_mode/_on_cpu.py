@@ -159,9 +159,9 @@ def then_copied_back(
     Returns:
         The call; it returns what the program holds in place of copies of that.
     """
-    into, aside = ([(t, copies[id(t)]) for t in tensors if id(t) in copies] for tensors in written)
-    if not into and not aside:
+    if not written.into and not written.aside:
         return func
+    into, aside = ([(t, copies[id(t)]) for t in tensors if id(t) in copies] for tensors in written)
 
     @functools.wraps(func)
     def call(*args: Any, **kwargs: Any) -> Any:
