@@ -6,8 +6,10 @@ generator on the accelerator shuffles in another order than the CPU's.
 
 from __future__ import annotations
 
-import contextlib
-import os
+import json
+import runpy
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -24,18 +26,31 @@ accelerate = pytest.importorskip("accelerate")
 from accelerate import (  # noqa: E402
     Accelerator,
     cpu_offload,
+    disk_offload,
     dispatch_model,
+    infer_auto_device_map,
     init_empty_weights,
     load_checkpoint_and_dispatch,
     skip_first_batches,
 )
-from accelerate.state import AcceleratorState, GradientState  # noqa: E402
 from accelerate.utils import (  # noqa: E402
     GradScalerKwargs,
     find_executable_batch_size,
+    get_balanced_memory,
+    get_max_memory,
     release_memory,
     send_to_device,
     set_seed,
+)
+from installation import ROOT, Installation  # noqa: E402
+
+from .hugging_face import (  # noqa: E402
+    assert_same,
+    clean_state,
+    forget_state,
+    numbers,
+    plain,
+    tolerance,
 )
 
 on_simulated = pytest.mark.skipif(
@@ -43,33 +58,10 @@ on_simulated = pytest.mark.skipif(
 )
 
 
-def forget_state() -> None:
-    """accelerate keeps one state for the process, with the device that it found first."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-
-
 @pytest.fixture(autouse=True)
 def accelerate_starts_anew():
-    forget_state()
-    variables = dict(os.environ)
-    yield
-    forget_state()
-    os.environ.clear()
-    os.environ.update(variables)
-
-
-@contextlib.contextmanager
-def plain():
-    """Without redirection, where accelerate is to find only the CPU."""
-    forget_state()
-    with torchdevice_mode.native():
+    with clean_state():
         yield
-    forget_state()
-
-
-def numbers(seed: int, *shape: int) -> torch.Tensor:
-    return torch.from_numpy(numpy.random.default_rng(seed).normal(size=shape).astype("float32"))
 
 
 def make_model() -> nn.Module:
@@ -124,30 +116,12 @@ def train(parts: tuple[Any, ...], epochs: int = 2) -> dict[str, list[float]]:
     return {"losses": losses, "norms": norms, "learning rates": rates} | trained
 
 
-def assert_same(
-    redirected: dict[str, list[float]], expected: dict[str, list[float]], **tolerance: float
-) -> None:
-    assert redirected.keys() == expected.keys()
-    for name, values in redirected.items():
-        torch.testing.assert_close(
-            torch.tensor(values),
-            torch.tensor(expected[name]),
-            **tolerance,
-            msg=lambda text, name=name: f"{name}: {text}",
-        )
-
-
-def exactly_on_the_cpu(target: torch.device, tolerance: float) -> dict[str, float]:
-    exact = 0.0 if target.type == "cpu" else tolerance
-    return {"rtol": exact, "atol": exact}
-
-
 @pytest.mark.parametrize(
-    ("precision", "tolerance"),
+    ("precision", "close"),
     # On the CPU accelerate trains in float32 for "fp16"; the accelerator does what was asked.
     [("no", 1e-5), ("bf16", 1e-2), ("fp16", 5e-2)],
 )
-def test_the_training_loop_gives_the_numbers_of_plain_torch(precision, tolerance, target):
+def test_the_training_loop_gives_the_numbers_of_plain_torch(precision, close, target):
     with torchdevice_mode.redirect():
         parts = prepared(mixed_precision=precision)
         result = train(parts)
@@ -156,7 +130,7 @@ def test_the_training_loop_gives_the_numbers_of_plain_torch(precision, tolerance
         expected = train(prepared(cpu=True, mixed_precision=precision))
     assert len(result["norms"]) == 6
     assert result["losses"][-1] < result["losses"][0]
-    assert_same(result, expected, **exactly_on_the_cpu(target, tolerance))
+    assert_same(result, expected, **tolerance(target, close))
     assert (scaler is not None) == (precision == "fp16" and target.type != "cpu")
 
 
@@ -324,6 +298,26 @@ def test_weights_that_are_offloaded_visit_the_target(redirected, target):
     torch.testing.assert_close(result.tolist(), expected.tolist(), rtol=1e-5, atol=1e-5)
 
 
+def test_weights_on_the_disk_visit_the_target(redirected, target, tmp_path):
+    model = disk_offload(make_model(), tmp_path, execution_device=torch.device("cuda"))
+    result = model(numbers(7, 2, 4))
+    assert result.device == target
+    with plain():
+        expected = make_model()(numbers(7, 2, 4))
+    torch.testing.assert_close(result.tolist(), expected.tolist(), rtol=1e-5, atol=1e-5)
+
+
+def test_the_memory_of_the_target_is_counted_once(redirected):
+    memory = get_max_memory()
+    assert set(memory) - {"cpu"} == {0}
+    # With one device accelerate keeps a tenth of it free.
+    assert get_balanced_memory(make_model())[0] < memory[0]
+    # What does not fit is left on the disk, not put on the same device under another name.
+    model = nn.Sequential(*[nn.Linear(64, 64) for _ in range(8)])
+    device_map = infer_auto_device_map(model, max_memory=get_max_memory({0: "60KB"}))
+    assert set(device_map.values()) == {0, "disk"}
+
+
 @pytest.mark.parametrize("device_map", ["auto", {"": 0}], ids=str)
 def test_a_checkpoint_is_loaded_into_an_empty_model(redirected, target, tmp_path, device_map):
     Accelerator().save_model(make_model(), tmp_path)
@@ -333,3 +327,84 @@ def test_a_checkpoint_is_loaded_into_an_empty_model(redirected, target, tmp_path
     model = load_checkpoint_and_dispatch(model, tmp_path, device_map=device_map)
     assert {parameter.device for parameter in model.parameters()} == {target}
     assert model[0].weight.tolist() == numbers(0, 8, 4).tolist()
+
+
+# --- accelerate's own programs ------------------------------------------------------------------
+
+SHIPPED = Path(accelerate.__file__).parent / "test_utils" / "scripts"
+# Those that need no second process. On a CPU accelerate trains in float32 where float16 is asked
+# for, which the first of them does not expect of a machine with CUDA.
+SCRIPTS = [
+    pytest.param("test_script.py", marks=on_simulated),
+    *("test_sync.py", "test_ops.py", "test_merge_weights.py", "test_cli.py"),
+]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_script_that_accelerate_ships_passes(redirected, tmp_path, monkeypatch, script):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [script])
+    runpy.run_path(str(SHIPPED / script), run_name="__main__")
+
+
+PROGRAM = """
+import json, sys
+import numpy, torch
+from accelerate import Accelerator
+
+def numbers(seed, *shape):
+    return torch.from_numpy(numpy.random.default_rng(seed).normal(size=shape).astype("float32"))
+
+accelerator = Accelerator(gradient_accumulation_steps=2)
+model = torch.nn.Linear(4, 3)
+with torch.no_grad():
+    model.weight.copy_(numbers(0, 3, 4)), model.bias.zero_()
+optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, eps=1e-6)
+data = torch.utils.data.TensorDataset(numbers(1, 16, 4), torch.arange(16) % 3)
+loader = torch.utils.data.DataLoader(data, batch_size=4)
+model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+losses = []
+for inputs, labels in loader:
+    with accelerator.accumulate(model):
+        loss = torch.nn.functional.cross_entropy(model(inputs), labels)
+        accelerator.backward(loss)
+        optimizer.step()
+        optimizer.zero_grad()
+    losses.append(loss.item())
+told = {"losses": losses, "device": accelerator.device.type, "cuda": torch.cuda.is_available()}
+told |= {"precision": accelerator.mixed_precision, "arguments": sys.argv[1:]}
+print("told", json.dumps(told))
+"""
+
+
+def told_by(output: str) -> dict[str, Any]:
+    (line,) = (line for line in output.splitlines() if line.startswith("told "))
+    return json.loads(line.removeprefix("told "))
+
+
+def test_accelerate_launches_a_program_in_a_redirected_process(
+    target, tmp_path, monkeypatch, capfd
+):
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    installed = Installation(tmp_path / "python")
+    installed.add_hook()
+    variables = {"ACTIVATE_TORCH_DEVICE": "1", "PYTHONPATH": str(ROOT / "src")}
+    if simulate.is_loaded():
+        variables["TORCHDEVICE_SIMULATE"] = str(simulate.loaded_device())
+    launch = ["-m", "accelerate.commands.launch", "--num_processes", "1"]
+    launch += ["--mixed_precision", "bf16", str(program), "--rate", "1"]
+    done = installed.execute(launch, **variables)
+    assert done.returncode == 0, done.stderr
+    result = told_by(done.stdout)
+    assert result["device"] == target.type
+    assert result["cuda"] is True
+    assert result["precision"] == "bf16"
+    assert result["arguments"] == ["--rate", "1"]
+
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    with plain():
+        runpy.run_path(str(program), run_name="__main__")
+    expected = told_by(capfd.readouterr().out)
+    assert_same(result["losses"], expected["losses"], **tolerance(target, 2e-2))

@@ -57,7 +57,7 @@ PATCHES: tuple[Hook, ...] = (
             lambda: sys.modules.get(_MEMORY),
             "is_mps_available",
             _one_name,
-            'lists the memory of one device twice, as 0 and as "mps", and spreads models over both',
+            'counts the memory of one device twice, as that of 0 and of "mps"',
         ),
     ),
     *(
