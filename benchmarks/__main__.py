@@ -8,7 +8,15 @@ import json
 import platform
 from pathlib import Path
 
-NAMES = ["startup", "overhead", "compiled", "training_step", "adam_synchronisations", "fallback"]
+NAMES = [
+    "startup",
+    "hook",
+    "overhead",
+    "compiled",
+    "training_step",
+    "adam_synchronisations",
+    "fallback",
+]
 
 
 def main() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import torchdevice_mode as _package
 from torchdevice_mode import __all__, __version__  # noqa: F401
 
+# Not that of `typing`, which takes longer to import than both packages.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from torchdevice_mode import *  # noqa: F403
 
 __all__ = __all__  # noqa: PLW0127 - the names come from the package
