@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
+from torch.compiler import is_compiling
 
-from ._context import Context
+from ._context import Context, by_number
 
 __all__ = [
     "carried_to_workers",
@@ -55,6 +56,12 @@ _give_mode: Callable[[Context], None] | None = None
 
 def current() -> Context | None:
     """The context that holds in this thread, or None for plain torch."""
+    if is_compiling():
+        return by_number(_number_while_compiling())
+    return _current(join=True)
+
+
+def _current(*, join: bool) -> Context | None:
     stack = _local.stack
     while stack:
         innermost = stack[-1]
@@ -62,7 +69,7 @@ def current() -> Context | None:
             return innermost
         stack.pop()  # inherited from a thread whose block ended meanwhile
     found = carried()
-    if found is None and _everywhere is not _local.joined:
+    if found is None and join and _everywhere is not _local.joined:
         _join(_everywhere)
     return found or _everywhere
 
@@ -72,6 +79,19 @@ def _join(context: Context | None) -> None:
     if context is not None and _give_mode is not None:
         _give_mode(context)
         _local.late = True
+
+
+def _number_while_compiling() -> int:
+    """The number of the context that holds, as Dynamo runs it: once, while it traces.
+
+    Its code is used under modes of the same classes only, and those differ by this number.
+    """
+    context = _current(join=False)  # Dynamo has put the modes aside
+    return -1 if context is None else context.number
+
+
+# What `torch.compiler.assume_constant_result` sets, without importing Dynamo for it: a second.
+_number_while_compiling._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @contextmanager

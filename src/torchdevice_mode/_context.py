@@ -23,7 +23,7 @@ from ._policy import Decision, choose_target, decide
 from ._settings import Settings
 from ._spec import DeviceSpec, parse
 
-__all__ = ["Context", "Resolution", "after_fork", "is_lost", "refuse_lost"]
+__all__ = ["Context", "Resolution", "after_fork", "by_number", "is_lost", "refuse_lost"]
 
 
 _numbers: dict[tuple[Machine, Settings], int] = {}
@@ -207,6 +207,11 @@ class Context:
         if first and user is not None and logger.isEnabledFor(logging.INFO):
             place = f"{user.f_code.co_filename}:{user.f_lineno}"
             logger.info("%s: %s -> %s (%s)", place, what.asked, what.given, what.reason)
+
+
+def by_number(number: int) -> Context | None:
+    """A context that decides as that of this number does; None for a number that none has."""
+    return _by_number.get(number)
 
 
 def _device_while_compiling(number: int, request: Any) -> torch.device | None:

@@ -18,15 +18,24 @@ from ._rules import RULES
 
 __all__ = ["RedirectFunctionMode"]
 
+_classes: dict[int, type[RedirectFunctionMode]] = {}
+
 
 class RedirectFunctionMode(TorchFunctionMode):
     """Rewrites the device arguments of torch functions called in Python.
 
-    Stateless, so that threads may share it and Dynamo can trace it.
+    Stateless, so that threads may share it and Dynamo can trace it. Dynamo tells modes apart by
+    their classes, so contexts that decide differently have modes of different classes.
 
     Args:
         context: The redirection that it carries out.
     """
+
+    def __new__(cls, context: Context) -> RedirectFunctionMode:
+        own = _classes.get(context.number)
+        if own is None:
+            own = _classes[context.number] = type(cls.__name__, (cls,), {"__doc__": cls.__doc__})
+        return super().__new__(own)
 
     def __init__(self, context: Context) -> None:
         self.context = context

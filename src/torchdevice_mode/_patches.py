@@ -6,17 +6,26 @@ they were and an attribute that was absent is absent again.
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 from ._imports import when_imported
 
-__all__ = ["Hook", "Patch", "Patches", "late"]
+__all__ = ["Hook", "Patch", "Patches", "late", "original_of"]
 
 _Context = Callable[[], AbstractContextManager[object]]
 
 _ABSENT = object()
+_REPLACES = "_torchdevice_replaces"
+
+
+def original_of(value: Any) -> Any:
+    """What plain torch has in the place of a function; the value itself if it replaces nothing."""
+    while isinstance(value, types.FunctionType) and _REPLACES in vars(value):
+        value = vars(value)[_REPLACES]
+    return value
 
 
 class Patch(NamedTuple):
@@ -106,7 +115,10 @@ class Patches:
         in_type = patch.name == "__class__"
         before = type(owner) if in_type else vars(owner).get(patch.name, _ABSENT)
         current = before if before is not _ABSENT else getattr(owner, patch.name, None)
-        setattr(owner, patch.name, patch.replace(current))
+        replacement = patch.replace(current)
+        if isinstance(replacement, types.FunctionType):
+            setattr(replacement, _REPLACES, current)
+        setattr(owner, patch.name, replacement)
         self._installed.append((owner, patch.name, before))
 
     def restore(self) -> None:

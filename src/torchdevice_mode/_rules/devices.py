@@ -17,19 +17,22 @@ def construct_device(
     context: Context, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     """`torch.device(...)`: parsed here before torch does, which refuses `"cpu:-1"` and `"npu"`."""
-    request: Any
-    if len(args) == 1 and not kwargs:
-        request = args[0]
-    else:
-        given = dict(zip(("type", "index"), args, strict=False)) | kwargs
-        request = parse(given.get("type", given.get("device")), given.get("index"))
-        if request is NOT_A_DEVICE or set(given) - {"type", "index", "device"}:
-            return func(*args, **kwargs)
+    request = requested(args, kwargs)
     device = None if request is None else replacement(context, request, to_use=False)
     if device is None:
         return func(*args, **kwargs)
     # Already a device: called anew so that modes below ours, and Dynamo, see the construction.
     return func(device)
+
+
+def requested(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The request that the arguments of `torch.device` make; None where they make none."""
+    if len(args) == 1 and not kwargs:
+        return args[0]
+    given = dict(zip(("type", "index"), args, strict=False)) | kwargs
+    request = parse(given.get("type", given.get("device")), given.get("index"))
+    unknown = request is NOT_A_DEVICE or set(given) - {"type", "index", "device"}
+    return None if unknown else request
 
 
 def answer_is_cuda(
@@ -49,8 +52,11 @@ def answer_get_device(
 ) -> Any:
     """`x.get_device()`: an index that can be asked for again; plain torch gives -1 on the CPU."""
     answer = func(*args, **kwargs)
+    if answer >= 0:
+        return answer
     frame = caller(0)
-    if answer >= 0 or frame is None or asked_by_torch(frame, absent=False):
+    # Without a frame it is the user who asks, in code that is compiled.
+    if frame is not None and asked_by_torch(frame, absent=False):
         return answer
     return 0 if args[0].device.type == context.cuda_type.type else answer
 

@@ -117,7 +117,7 @@ def change_type(
     wanted = args[1] if len(args) > 1 else kwargs.get("dtype")
     if wanted is None:
         name, frame = func(*args, **kwargs), caller(0)
-        if frame is None or asked_by_torch(frame, absent=False):
+        if frame is not None and asked_by_torch(frame, absent=False):
             return name
         return _name_of_type(context, name, args[0])
     name = getattr(wanted, "_tensor_type_name", wanted)

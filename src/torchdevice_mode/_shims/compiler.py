@@ -1,7 +1,8 @@
 """The compiler: Dynamo is to see plain torch when it is first imported, and our mode afterwards.
 
-torch imports Dynamo late: with the first optimizer, or the first `torch.compile`. At that moment
-it makes tables of torch's functions, by identity, and must not find ours in their places.
+torch imports Dynamo late: with the first optimizer, or the first `torch.compile`. At that moment,
+and when it first compiles, it makes tables of torch's functions, by identity, and keeps them. It
+must not find ours in their places: after redirection it would not know torch's own.
 
 Of the functions that take a device Dynamo hands only those to a mode that it knows can be
 overridden: few in torch 2.11, and no `rand_like` or `normal` in 2.13. Those that a rule is for
@@ -9,8 +10,8 @@ are added while redirection is on.
 
 Dynamo looks at every Python frame that runs inside of what it compiles but outside of a graph.
 Where plain torch has a C function, `Tensor.to` for one, there is a handler of ours, which would be
-compiled, and anew for each shape. So frames of this package run as they are; called in a graph
-they are traced.
+compiled, and anew for each shape. So frames of this package run as they are; what is called in a
+graph is traced.
 
 What cannot be compiled because its tensors are on two devices is run as it is, so that strays are
 adopted call by call.
@@ -29,16 +30,15 @@ from .._active import current
 from .._log import warn_once
 from .._mismatch import is_mismatch
 from .._modes import plain_torch
-from .._patches import Hook, Patch, late
+from .._patches import Hook, Patch, late, original_of
 from .._rules import RULES
+from . import _tracing
 
 __all__ = ["PATCHES"]
 
 _DYNAMO = "torch._dynamo"
-_RULES_OF_FILES = "torch._dynamo.trace_rules"
+_LOOKED_THROUGH = "_torchdevice_looked_through"
 _HERE = Path(__file__).parents[1].as_posix() + "/"
-_CONVERTS = "torch._dynamo.convert_frame"
-_OVERRIDABLE = ("torch._dynamo.variables.torch", "get_overridable_functions")
 
 
 def _with_ruled(original: Callable[[], set[Any]]) -> Callable[[], set[Any]]:
@@ -55,7 +55,7 @@ def _skipping_ours(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def check_file(filename: str | None, is_inlined_call: bool = False) -> Any:
         if filename is not None and not is_inlined_call and _is_ours(filename):
-            return sys.modules[_RULES_OF_FILES].SkipResult(True, "a frame of torchdevice")
+            return sys.modules[original.__module__].SkipResult(True, "a frame of torchdevice")
         return original(filename, is_inlined_call)
 
     return check_file
@@ -89,36 +89,130 @@ def _eager_where_devices_are_mixed(convert: Callable[..., Any]) -> Callable[...,
     return __call__
 
 
-def _table_of_dynamo() -> Any:
-    """The module that asks which functions can be overridden, if this torch has it."""
-    module = sys.modules.get(_OVERRIDABLE[0])
-    return module if hasattr(module, _OVERRIDABLE[1]) else None
+# --- tables by functions of torch -----------------------------------------------------------------
 
 
-PATCHES: tuple[Patch | Hook, ...] = (
+def _of_plain_torch(original: Any) -> Any:
+    """A cached function that makes a table: with torch's own functions, whenever it is made."""
+    is_static = isinstance(original, staticmethod)
+    build: Any = original.__func__ if is_static else original
+
+    @functools.wraps(build)
+    def table() -> Any:
+        if build.cache_info().currsize:
+            return build()
+        with plain_torch():
+            return _put_back(build())
+
+    if build.cache_info().currsize and not hasattr(build, _LOOKED_THROUGH):
+        _put_back(build())  # made while Dynamo was imported
+    setattr(build, _LOOKED_THROUGH, True)
+    for name in ("cache_clear", "cache_info"):
+        setattr(table, name, getattr(build, name))
+    return staticmethod(table) if is_static else table
+
+
+def _put_back(table: dict[Any, Any]) -> dict[Any, Any]:
+    """The table, changed so that torch's functions are its keys, and none that replaces one."""
+    for key in list(table):
+        original = original_of(key)
+        if original is not key:
+            table[original] = table.pop(key)
+    return table
+
+
+# --- all changes ----------------------------------------------------------------------------------
+
+
+def _owner(module: str, of_class: str, attribute: str) -> Callable[[], Any]:
+    """Finds a module of Dynamo, or a class in it, once that is imported.
+
+    Gives None where this torch does not have it, or where it has not the attribute.
+    """
+
+    def find() -> Any:
+        found = sys.modules.get(f"{_DYNAMO}.{module}")
+        if of_class:
+            found = getattr(found, of_class, None)
+        return found if found is not None and attribute in vars(found) else None
+
+    return find
+
+
+_KEPT = "Dynamo keeps for good what it finds under the names of torch's functions"
+
+# Module below Dynamo, class, attribute, what replaces it, and why.
+_CHANGES: tuple[tuple[str, str, str, Callable[[Any], Any], str], ...] = (
+    (
+        "variables.torch",
+        "",
+        "get_overridable_functions",
+        _with_ruled,
+        "Dynamo hands a mode only what torch lists as overridable",
+    ),
+    (
+        "trace_rules",
+        "",
+        "check_file",
+        _skipping_ours,
+        "Dynamo compiles our frames where plain torch has C functions, and has no list to add to",
+    ),
+    ("trace_rules", "", "get_torch_obj_rule_map", _of_plain_torch, _KEPT),
+    ("variables.torch", "TorchInGraphFunctionVariable", "_get_handlers", _of_plain_torch, _KEPT),
+    ("variables.torch", "", "constant_fold_functions", _put_back, _KEPT),
+    ("variables.torch", "", "constant_fold_functions_need_guards", _put_back, _KEPT),
+    (
+        "variables.torch_function",
+        "",
+        "can_dispatch_torch_function",
+        _tracing.not_for_the_mode,
+        "Dynamo takes operators apart for any mode, and takes it off for the bodies of conditions",
+    ),
+    (
+        "variables.tensor",
+        "TensorVariable",
+        "call_method",
+        _tracing.without_the_mode_for_methods,
+        "for any mode Dynamo traces methods that it cannot trace, such as unflatten",
+    ),
+    (
+        "variables.torch",
+        "TorchInGraphFunctionVariable",
+        "torch_function_override_enabled",
+        _tracing.without_the_mode_for_functions,
+        "Dynamo traces each call through any mode, which takes twice the time",
+    ),
+    (
+        "variables.user_defined",
+        "UserDefinedClassVariable",
+        "call_function",
+        _tracing.deciding_devices,
+        "Dynamo makes a constant of torch.device(...) that no mode sees",
+    ),
+    (
+        "variables.tensor",
+        "TensorVariable",
+        "method_attr_is_cuda",
+        _tracing.answering_is_cuda,
+        "Dynamo reads the type of the device that a tensor has, and asks no mode",
+    ),
+)
+
+_CONVERTS = "convert_frame"
+
+PATCHES: tuple[Hook, ...] = (
     late(
         _DYNAMO,
-        Patch(
-            _table_of_dynamo,
-            _OVERRIDABLE[1],
-            _with_ruled,
-            "Dynamo's tables of torch's functions are made when it is imported",
+        *(
+            Patch(_owner(module, of_class, name), name, replace, reason)
+            for module, of_class, name, replace, reason in _CHANGES
         ),
         around=plain_torch,
     ),
     late(
-        _DYNAMO,
+        f"{_DYNAMO}.{_CONVERTS}",
         Patch(
-            lambda: sys.modules.get(_RULES_OF_FILES),
-            "check_file",
-            _skipping_ours,
-            "Dynamo compiles our frames where plain torch has C code, and has no list to add to",
-        ),
-    ),
-    late(
-        _CONVERTS,
-        Patch(
-            lambda: getattr(sys.modules.get(_CONVERTS), "ConvertFrame", None),
+            _owner(_CONVERTS, "ConvertFrame", "__call__"),
             "__call__",
             _eager_where_devices_are_mixed,
             "Dynamo propagates fake tensors past every mode, and refuses mixed devices",

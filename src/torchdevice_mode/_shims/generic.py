@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.nested
+from torch.compiler import is_compiling
 
 from .._active import current
 from .._out_of_memory import reports_out_of_memory
@@ -32,7 +33,8 @@ def _through_policy(function: Callable[..., Any]) -> Callable[..., Any]:
         request = args[position] if len(args) > position else kwargs.get("device")
         if request is None:
             return function(*args, **kwargs)
-        device = context.device_for(request, sys._getframe(1))
+        frame = None if is_compiling() else sys._getframe(1)
+        device = context.device_for(request, frame)
         if device is None:
             return function(*args, **kwargs)
         if len(args) > position:
