@@ -6,6 +6,7 @@ Metal's refusals come from the simulated device, so much here runs in the simula
 from __future__ import annotations
 
 import copy
+import io
 import pickle
 import warnings
 
@@ -138,6 +139,8 @@ USES = {
     "vectorised": lambda: torch.func.vmap(lambda x: x.double() * 2)(ones()),
     "differentiated": lambda: torch.func.grad(lambda x: (x.double() ** 2).sum())(ones()),
     "jacobian": lambda: torch.autograd.functional.jacobian(lambda x: x**2, doubles()),
+    "operator": lambda: torch.ops.aten._to_copy(ones(), dtype=torch.float64),
+    "operator that makes": lambda: torch.ops.aten.zeros([2], dtype=torch.float64, device="cuda"),
     "number": lambda: torch.tensor([doubles().sum().item(), *doubles().tolist()]),
     "array": lambda: torch.from_numpy(np.sin(doubles().cpu().numpy())),
 }
@@ -209,6 +212,30 @@ def test_what_is_written_into_is_the_programs_own(float64, write):
         written = run()
     for found, expected in zip(written, plainly(run), strict=True):
         assert found == pytest.approx(expected, rel=1e-6 if float64 == "downcast" else 1e-15)
+
+
+@on_simulated
+@pytest.mark.parametrize("float64", ["downcast", "cpu", "error"])
+def test_a_float64_tensor_is_filled_by_a_cuda_generator(float64):
+    with torchdevice_mode.redirect(float64=float64):
+        generator = torch.Generator("cuda").manual_seed(0)
+        wide = torch.from_numpy(np.zeros(8))
+        assert wide.normal_(generator=generator) is wide
+        out = torch.from_numpy(np.zeros(8))
+        assert torch.randn(8, generator=generator, out=out) is out
+    assert wide.is_cpu and wide.dtype is torch.float64 and wide.std() > 0
+    assert out.is_cpu and out.dtype is torch.float64 and not torch.equal(out, wide)
+
+
+@on_simulated
+@pytest.mark.parametrize("weights_only", [True, False])
+def test_a_file_is_refused_on_request(weights_only):
+    buffer = io.BytesIO()
+    torch.save(torch.ones(2, dtype=torch.float64), buffer)
+    buffer.seek(0)
+    with torchdevice_mode.redirect(float64="error"):
+        with pytest.raises(TypeError, match=r"support float64.*told float64="):
+            torch.load(buffer, map_location="cuda", weights_only=weights_only)
 
 
 LARGE = {

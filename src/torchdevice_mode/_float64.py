@@ -71,8 +71,9 @@ def settle(context: Context, call: Call, frame: Any, error: Exception, refused: 
     Returns:
         The call to make instead, or None to let the error pass.
     """
-    module = frame.f_globals.get("__name__")
-    if isinstance(module, str) and module.startswith(_LEFT_ALONE):
+    if _is_left_alone(frame):
+        if context.settings.float64 == "error" and refused in IN_CPP:
+            explain_refusal(error)
         return None
     destination = _destination(context, call)
     if destination is not None and (destination.type == "cpu" or refused not in IN_CPP):
@@ -95,6 +96,14 @@ def settle(context: Context, call: Call, frame: Any, error: Exception, refused: 
     return cast_down(context, call, frame, refused) or compute_on_cpu(
         context, call, str(error), frame, warn=False
     )
+
+
+def _is_left_alone(frame: Any) -> bool:
+    """Whether torch's own code asks, and not on somebody's behalf as `torch.ops` does."""
+    while frame is not None and frame.f_globals.get("__name__") == "torch._ops":
+        frame = frame.f_back
+    module = None if frame is None else frame.f_globals.get("__name__")
+    return isinstance(module, str) and module.startswith(_LEFT_ALONE)
 
 
 def explain_refusal(error: Exception) -> None:

@@ -180,6 +180,8 @@ def then_copied_back(
 def _write_back(held: torch.Tensor, copy: torch.Tensor) -> None:
     if held.shape != copy.shape:
         held.resize_(copy.shape)
+    if held.device.type == "cpu":
+        copy = copy.to("cpu")  # Metal would have to convert to float64, and cannot
     # A leaf that requires a gradient is written under `no_grad` only, as the program did.
     with torch.set_grad_enabled(torch.is_grad_enabled() and copy.requires_grad):
         held.copy_(copy)

@@ -5,8 +5,8 @@ call is made once more, through the rules, with what was wrong put right; it may
 for another reason. torch checks devices and dtypes before it computes, so the refused call has
 changed nothing.
 
-In the order in which they are tried: a stray CPU tensor is *adopted*; float64 that the target
-lacks is cast down, or stays on the CPU; an operator that the target lacks gets a kernel; a request
+In the order in which they are tried: float64 that the target lacks is cast down, or stays on the
+CPU; a stray CPU tensor is *adopted*; an operator that the target lacks gets a kernel; a request
 for an absent accelerator that no rule saw is rewritten; what the target has a kernel for, but not
 for these dtypes or shapes, is computed on the CPU. Memory that ran out is reported as the exception
 that CUDA programs catch.
@@ -93,6 +93,9 @@ def recover(
 
 def _way_out(context: Context, call: Call, error: Exception, frame: Any) -> Call | None:
     text = str(error)
+    refused = refused_dtype(text) if isinstance(error, (TypeError, RuntimeError)) else None
+    if refused is not None:
+        return settle(context, call, frame, error, refused)
     if wants_cpu(error):
         return hand_over(context, call, frame)
     if is_mismatch(error):
@@ -104,9 +107,6 @@ def _way_out(context: Context, call: Call, error: Exception, frame: Any) -> Call
         if _draws_on_cpu(call) and context.resolve("cpu").redirected:
             # The CPU's own generator, in code for the CPU.
             return compute_on_cpu(context, call, text, frame, warn=False)
-    refused = refused_dtype(text) if isinstance(error, (TypeError, RuntimeError)) else None
-    if refused is not None:
-        return settle(context, call, frame, error, refused)
     if exceeds_float32(context, text):
         return saturate(context, call, frame)
     mixed = mixes_widths(context, call, text)
