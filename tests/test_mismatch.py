@@ -58,6 +58,10 @@ TEXTS = [
     "Input type (MPSFloatType) and weight type (torch.FloatTensor) should be the same",
     "Input type (torch.FloatTensor) and weight type (torch.cuda.FloatTensor) should be the same or "
     "input should be a MKLDNN tensor and weight is a dense tensor",
+    "Input type (MPSFloatType) and bias type (torch.FloatTensor) should be the same",
+    "Tensor for argument #2 'mat1' is on CPU, but expected it to be on GPU (while checking "
+    "arguments for addmm)",
+    "Expected mat.is_mps() to be true, but got false.",
     "conv2d: expects input and weight tensors to be on the same device.",
     "Input and parameter tensors are not at the same device, found input tensor at cpu and "
     "parameter tensor at mps:0",

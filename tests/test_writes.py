@@ -53,6 +53,13 @@ CALLS = {
     "no statistics": (F.batch_norm, (A, None, None), {"training": True}, [], []),
     "statistics of instances": (F.instance_norm, (A, B, C), {}, [], [B, C]),
     "statistics in C++": (torch.batch_norm, (A, B, C, D, A, True), {}, [], [D, A]),
+    "statistics of an operator": (
+        torch.ops.aten.native_batch_norm.default,
+        (A, None, None, B, C, True, 0.1, 1e-5),
+        {},
+        [],
+        [B, C],
+    ),
     "statistics by schema": (
         torch.ops.aten._native_batch_norm_legit.default,
         (A, None, None, B, C, True, 0.1, 1e-5),

@@ -39,7 +39,7 @@ _TEXTS = re.compile(
     | (\.|->) (get_)? device (_type)? \(\) (\.type\(\))? \ [=!]= | (check|same)_?device \w* \(
     | (\.|->) (device\(\)\.)? is_ {_DEVICE} \(\) .* \b to\ be\ true
     # no word of devices in these
-    | Input\ type\ \(.*\)\ and\ weight\ type\ \(.*\)\ should\ be\ the\ same
+    | Input\ type\ \(.*\)\ and\ (weight|bias)\ type\ \(.*\)\ should\ be\ the\ same
     | Placeholder\ (storage|tensor) | {_DEVICE}\ scalars?\b .* (support|non-cpu)
     | resides\ on\ host | indices\ should\ be\ either
     | must\ have\ the\ same\ device | should\ have\ same\ device

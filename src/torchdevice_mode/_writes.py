@@ -66,7 +66,7 @@ def writes(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, An
     """
     plain = inspect.unwrap(func)
     into = _tensors(kwargs.get("out"))
-    unsaid = _UNSAID.get(plain)
+    unsaid = _UNSAID.get(_function_of(plain))
     if unsaid is not None:
         switch = _argument(args, kwargs, *unsaid.switch)
         will = unsaid.default if switch is None else switch
@@ -95,6 +95,15 @@ class _Argument(NamedTuple):
     position: int
     name: str
     is_out: bool
+
+
+def _function_of(func: Any) -> Any:
+    """The function of torch that stands for an operator of `torch.ops.aten`."""
+    if isinstance(func, torch._ops.OpOverload):
+        func = func.overloadpacket
+    if isinstance(func, torch._ops.OpOverloadPacket):
+        return getattr(torch, func.__name__, func)
+    return func
 
 
 def _argument(args: tuple[Any, ...], kwargs: dict[str, Any], position: int, name: str) -> Any:
