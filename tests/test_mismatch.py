@@ -38,6 +38,8 @@ TEXTS = [
     "Output tensor is not MPS",
     "MPS device expected, got: cpu",
     "Expected a MPS device, but got cpu",
+    "Could not run 'aten::_copy_from_and_resize' with arguments from the 'CPU' backend. This could "
+    "be because the operator doesn't exist for this backend",
     "linear: input(device='cpu') and weight(device=mps:0')  must be on the same device",
     "Expected !t.defined() || t.device().type() == device_type to be true, but got false.  (Could "
     "this error message be improved?  If so, please report an enhancement request to PyTorch.)",

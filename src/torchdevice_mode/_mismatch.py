@@ -41,6 +41,7 @@ _TEXTS = re.compile(
     # no word of devices in these
     | Input\ type\ \(.*\)\ and\ (weight|bias)\ type\ \(.*\)\ should\ be\ the\ same
     | Placeholder\ (storage|tensor) | {_DEVICE}\ scalars?\b .* (support|non-cpu)
+    | 'aten::_copy_from\w*'\ with\ arguments\ from\ the\ 'CPU'
     | resides\ on\ host | indices\ should\ be\ either
     | must\ have\ the\ same\ device | should\ have\ same\ device
     """,
