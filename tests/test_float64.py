@@ -374,6 +374,32 @@ def test_float64_in_the_backward_pass_is_refused_on_request():
             InDouble.apply(x).sum().backward()
 
 
+MISSING = {
+    "cumsum": lambda: torch.arange(3, device="cuda").cumsum(0, dtype=torch.float64),
+    "bincount": lambda: torch.bincount(
+        torch.arange(3, device="cuda"), weights=torch.arange(3, device="cuda")
+    ),
+}
+
+
+@on_simulated
+@pytest.mark.parametrize("name", MISSING)
+def test_float64_that_an_operator_makes_on_the_cpu_follows_the_setting(name, target):
+    call = MISSING[name]
+    expected = plainly(call)
+    with simulate.missing_operators([name]):
+        with torchdevice_mode.redirect():
+            with pytest.warns(TorchDeviceWarning, match="float64-downcast"):
+                narrow = call()
+        assert (narrow.device, narrow.dtype) == (target, torch.float32)
+        assert_close(narrow, expected)
+        with torchdevice_mode.redirect(float64="cpu"):
+            assert_equal(call(), expected)
+        with torchdevice_mode.redirect(float64="error"):
+            with pytest.raises(TypeError, match=r"support float64.*told float64="):
+                call()
+
+
 # What Metal holds and does not compute with, in every mode.
 FLOAT8 = {
     "there and back": lambda: ones().mul(0.5).to(torch.float8_e4m3fn).to(torch.float32),
