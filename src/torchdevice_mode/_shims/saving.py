@@ -25,7 +25,7 @@ from .._active import current
 from .._patches import Patch
 from .._spec import parse
 
-__all__ = ["PATCHES", "original_place", "tag"]
+__all__ = ["PATCHES", "original_place", "place_of_device", "tag"]
 
 _RECORD = "torchdevice"
 _TRAILER = b"\0torchdevice:"
@@ -64,14 +64,24 @@ def tag(storage: Any) -> str | None:
 
 
 def _place(storage: Any) -> str | None:
-    """Where a program thinks that a storage is which lies on the target; None for others."""
-    context = current()
-    if context is None:
-        return None
     device = getattr(storage, "_untyped_storage", storage).device
-    if device.type == _CPU or device.type != context.target.type:
+    return None if device.type == _CPU else place_of_device(device.type, device.index)
+
+
+def place_of_device(kind: str, index: int | None) -> str | None:
+    """Where a program thinks that something is which is on the target; None for other devices.
+
+    Args:
+        kind: The type of the device where it is.
+        index: Its index, if it has one.
+
+    Returns:
+        The name of a device of CUDA, for which the target stands.
+    """
+    context = current()
+    if context is None or kind == _CPU or kind != context.target.type:
         return None
-    return str(device) if device.type == "cuda" else "cuda:0"
+    return f"{kind}:{index or 0}" if kind == "cuda" else "cuda:0"
 
 
 # --- files --------------------------------------------------------------------------------------
