@@ -16,7 +16,7 @@ LAYERS = [
     ["_spec", "_log", "_override"],
     ["_machine", "_settings", "_ledger", "_caller", "_startup"],
     ["_policy", "_children"],
-    ["_context", "_dtypes", "_patches", "_probe"],
+    ["_context", "_dtypes", "_patches", "_probe", "_tracing"],
     ["_registry", "_active", "_origins"],
     ["_downcast"],
     ["_cpu_operator", "_out_of_memory", "_strays", "_verify"],

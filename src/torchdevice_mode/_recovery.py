@@ -39,6 +39,7 @@ from ._float64 import (
 from ._mismatch import is_mismatch, wants_cpu
 from ._on_cpu import Call, compute_on_cpu, refuses_on_the_target
 from ._out_of_memory import is_out_of_memory, out_of_memory
+from ._tracing import resume_tracer
 
 __all__ = ["recover"]
 
@@ -77,6 +78,7 @@ def recover(
     Raises:
         torch.OutOfMemoryError: In place of the target's own out-of-memory error.
     """
+    resume_tracer()
     # Not raised anew: a traceback that holds this frame, which holds the error, is a cycle, and
     # would keep the call's tensors until the garbage collector runs.
     if is_out_of_memory(context, error):

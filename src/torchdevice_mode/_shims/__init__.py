@@ -29,10 +29,12 @@ from . import (
     rust,
     saving,
     script,
+    script_files,
     serialization,
     sharded,
     testing,
     threads,
+    tracing,
     unholdable,
     warn,
 )
@@ -66,7 +68,9 @@ ALL_PATCHES: tuple[Patch | Hook, ...] = (
     *rust.PATCHES,
     *packages.PATCHES,
     *export.PATCHES,
+    *tracing.PATCHES,
     *script.PATCHES,
+    *script_files.PATCHES,
     *threads.PATCHES,
     *warn.PATCHES,
 )

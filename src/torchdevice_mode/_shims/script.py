@@ -3,8 +3,7 @@
 A call of a scripted function is not a torch function, so no function mode sees it, and TorchScript
 refuses some requests (`x.to("cuda")`) before any dispatch mode could. So where a program names an
 accelerator, a copy of its graph is run in which the device is replaced; the program itself stays
-as it is, and is saved as it was written. What is loaded with devices in its attributes is given
-the target's when it is loaded.
+as it is, and is saved as it was written. Its files are the business of `script_files.py`.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from .._float64 import explain_refusal
 from .._out_of_memory import reports_out_of_memory
 from .._patches import Patch
 from .._spec import parse
-from ._script_float64 import attributes, cast_down, names_float64, place
+from ._script_float64 import cast_down, names_float64
 
 __all__ = ["PATCHES"]
 
@@ -267,82 +266,6 @@ def _with_devices(
     return new_args, {name: read(name, value) for name, value in kwargs.items()}
 
 
-# --- loading ------------------------------------------------------------------------------------
-
-
-def _load(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
-    def load(f: Any, map_location: Any = None, *args: Any, **kwargs: Any) -> Any:
-        context = current()
-        if context is None:
-            return original(f, map_location, *args, **kwargs)
-        frame = sys._getframe(1)
-        if map_location is not None:
-            # The program is asked where its tensors are to be, not torch.
-            device = context.device_for(map_location, frame)
-            module = _load_onto(
-                context, original, frame, f, device or map_location, *args, **kwargs
-            )
-        else:
-            module = _load_anywhere(context, original, frame, f, *args, **kwargs)
-        _redirect_attributes(context, module, frame)
-        return module
-
-    return load
-
-
-def _load_anywhere(
-    context: Context, original: Callable[..., Any], frame: Any, f: Any, *args: Any, **kwargs: Any
-) -> Any:
-    """Load where the tensors were saved; those of a device that is not here go to the target."""
-    position = f.tell() if hasattr(f, "tell") else None
-    try:
-        return original(f, None, *args, **kwargs)
-    except (RuntimeError, NotImplementedError):
-        device = context.device_for("cuda", frame)
-        if device is None:
-            raise
-        if position is not None:
-            f.seek(position)
-        return _load_onto(context, original, frame, f, device, *args, **kwargs)
-
-
-def _load_onto(
-    context: Context, original: Callable[..., Any], frame: Any, f: Any, *args: Any, **kwargs: Any
-) -> Any:
-    """Load onto a device; by way of the CPU where the program holds what that lacks."""
-    position = f.tell() if hasattr(f, "tell") else None
-    with torch._C.DisableTorchFunction():
-        try:
-            return original(f, *args, **kwargs)
-        except (TypeError, RuntimeError) as error:
-            if refused_dtype(str(error)) not in IN_CPP or not context.lacks_float64:
-                raise
-            if context.settings.float64 == "error":
-                explain_refusal(error)
-                raise
-        if position is not None:
-            f.seek(position)
-        device, *rest = args
-        module = original(f, "cpu", *rest, **kwargs)
-    place(module, torch.device(device), keep_wide=context.settings.float64 == "cpu")
-    if context.settings.float64 == "downcast":
-        note_downcast(context, "a program", frame)
-    return module
-
-
-def _redirect_attributes(context: Context, module: Any, frame: Any) -> None:
-    """Give a loaded module's attributes that are devices those of the target."""
-    for part in module.modules():
-        held = getattr(part, "_c", None)
-        if held is None:
-            continue
-        for name in attributes(held, "DeviceObjType"):
-            device = context.device_for(held.getattr(name), frame)
-            if device is not None:
-                held.setattr(name, device)
-
-
 # --- annotations --------------------------------------------------------------------------------
 
 
@@ -362,7 +285,6 @@ _REASON = "a call of a scripted program is no torch function, so no function mod
 PATCHES: tuple[Patch, ...] = (
     Patch(lambda: torch._C.ScriptFunction, "__call__", _answering, _REASON),
     Patch(lambda: torch._C.ScriptMethod, "__call__", _answering, _REASON),
-    Patch(lambda: torch.jit, "load", _load, "reads devices in C++ that no mode sees"),
     Patch(
         lambda: torch.jit.annotations,
         "try_ann_to_type",

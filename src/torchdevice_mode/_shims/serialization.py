@@ -20,7 +20,7 @@ import torch.storage
 from .._active import current
 from .._context import Context
 from .._out_of_memory import reports_out_of_memory
-from .._patches import Hook, Patch
+from .._patches import Hook, Patch, late
 from .._spec import TOGGLE, parse
 from .saving import original_place, tag
 
@@ -28,6 +28,7 @@ __all__ = ["PATCHES"]
 
 # Before torch's own handlers, of which the CPU's, at 10, is the first.
 _PRIORITY = 5
+_PACKAGES = "torch.package.package_importer"
 
 
 def _load_onto_target(storage: Any, location: str) -> Any:
@@ -131,5 +132,14 @@ PATCHES: tuple[Patch | Hook, ...] = (
         "_get_restore_location",
         _restoring,
         "the hook is not asked for the CPU, nor told which storage of the file it is given",
+    ),
+    late(
+        _PACKAGES,
+        Patch(
+            lambda: sys.modules.get(_PACKAGES),
+            "_get_restore_location",
+            _restoring,
+            "the function of torch.serialization, imported by name",
+        ),
     ),
 )
