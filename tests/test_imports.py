@@ -49,20 +49,6 @@ def test_acts_once_when_the_import_is_complete(stand_in):
     assert states == [True]
 
 
-def test_several_may_wait_for_one_module(stand_in):
-    called = []
-    for number in range(3):
-        when_imported("torch", lambda number=number: called.append(number))
-    leave = when_imported("torch", lambda: called.append("left"))
-    leave()
-    assert importlib.util.find_spec("torch").origin == str(stand_in)
-    import torch
-
-    assert sorted(called) == [0, 1, 2]
-    assert "exec_module" not in vars(torch.__loader__)
-    assert not any(isinstance(finder, _imports._Finder) for finder in sys.meta_path)
-
-
 def test_looking_for_torch_does_not_act(stand_in):
     called = []
     when_imported("torch", lambda: called.append(1))
