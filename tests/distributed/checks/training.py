@@ -33,7 +33,7 @@ def train(here: Rank, wrapped: nn.Module, optimizer: torch.optim.Optimizer) -> t
         inputs = inputs.cuda(here.rank, non_blocking=True).chunk(here.size)[here.rank]
         targets = targets.to(f"cuda:{here.rank}").chunk(here.size)[here.rank]
         optimizer.zero_grad()
-        nn.functional.mse_loss(wrapped(inputs), targets).backward()
+        nn.functional.mse_loss(wrapped(inputs).float(), targets).backward()
         optimizer.step()
     return weights(wrapped)
 
