@@ -49,11 +49,17 @@ def calling_frame(depth: int) -> types.FrameType:
 
     Returns:
         That frame. For functions that torch writes in Python, `handle_torch_function` and the
-        function itself stand between and are passed over.
+        function itself stand between and are passed over, and so are modes and tensors of others
+        that hand the call on, as `with torch.device(x)` does.
     """
     frame = sys._getframe(depth + 1)
-    if frame.f_globals.get("__name__") == _OVERRIDES and frame.f_back is not None:
-        frame = frame.f_back.f_back or frame
+    while (outer := frame.f_back) is not None:
+        if frame.f_globals.get("__name__") == _OVERRIDES:
+            frame = outer.f_back or outer
+        elif frame.f_code.co_name == "__torch_function__":
+            frame = outer
+        else:
+            break
     return frame
 
 

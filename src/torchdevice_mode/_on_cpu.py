@@ -123,7 +123,7 @@ def compute_on_cpu(
     def back(leaf: Any) -> Any:
         if not isinstance(leaf, torch.Tensor) or leaf.device.type != "cpu" or id(leaf) in held:
             return leaf
-        if leaf.layout in COMPRESSED:
+        if leaf.layout in COMPRESSED or leaf.is_quantized:
             return leaf
         return brought_back(context, leaf, name, frame)
 

@@ -49,6 +49,8 @@ _ABSENT_ACCELERATOR = (
     r"|Cannot initialize \w+ without|Cannot get \w+ generator|Invalid device string"
     r"|Expected one of cpu|Cannot access accelerator device|is not available"
 )
+# There are no quantised tensors on MPS; they stay on the CPU.
+_NO_QUANTIZED = "'QuantizedMPS' backend"
 _NO_KERNEL = (
     r"The operator '([\w:.]+)' is not currently implemented for the"
     r"|Could not run '([\w:.]+)' with arguments from the '\w+' backend"
@@ -117,6 +119,8 @@ def _way_out(context: Context, call: Call, error: Exception, frame: Any) -> Call
         return way_out(context, call, frame)
     if is_about_compressed(error):
         return keep_compressed(context, call, error, frame)
+    if _NO_QUANTIZED in text and context.target.type == "mps":
+        return compute_on_cpu(context, call, text, frame)
     lacking = re.search(_NO_KERNEL, text)
     if lacking and kernels.add(lacking[1] or lacking[2], context.target.type):
         return call

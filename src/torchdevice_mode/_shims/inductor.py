@@ -1,13 +1,21 @@
 """Code that Inductor compiled: it allocates memory where no mode sees it.
 
 torch imports Inductor with the first compilation, so what calls its code is replaced then.
+
+Who asks for CUDA graphs gets none elsewhere: Inductor leaves them out, and says so in a log only.
 """
 
 from __future__ import annotations
 
+import functools
 import sys
+from collections.abc import Callable
 from typing import Any
 
+import torch
+
+from .._active import current
+from .._log import warn_once
 from .._out_of_memory import reports_out_of_memory
 from .._patches import Hook, Patch, late
 
@@ -23,7 +31,33 @@ def _compiled_graph() -> Any:
     return found if isinstance(found, type) and _METHOD in vars(found) else None
 
 
-PATCHES: tuple[Hook, ...] = (
+def _without_graphs(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N807 - it replaces one
+        context = current()
+        if (
+            context is not None
+            and context.cuda_type.type != "cuda"
+            and self.config.get("triton.cudagraphs")
+        ):
+            warn_once(
+                "compile-graphs",
+                "torch.compile was asked for CUDA graphs, as mode='reduce-overhead' and "
+                f"'max-autotune' do, which {context.cuda_type} has not: the code is compiled "
+                "without them, as it is with mode='max-autotune-no-cudagraphs'.",
+            )
+        return original(self, *args, **kwargs)
+
+    return __call__
+
+
+PATCHES: tuple[Patch | Hook, ...] = (
+    Patch(
+        lambda: getattr(torch, "_TorchCompileInductorWrapper", None),
+        "__call__",
+        _without_graphs,
+        "called by Dynamo with a graph to compile, and no torch function",
+    ),
     late(
         _MODULE,
         Patch(

@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 import torch.autograd.profiler
+import torch.profiler
+import torch.profiler.profiler
 import torch.random
 import torch.utils.checkpoint
 
@@ -203,6 +205,17 @@ def _checkpoint_module(original: Callable[..., Any]) -> Callable[..., Any]:
 # --- profilers ----------------------------------------------------------------------------------
 
 
+def _with_cuda(original: Callable[[], set[Any]]) -> Callable[[], set[Any]]:
+    @functools.wraps(original)
+    def supported_activities() -> set[Any]:
+        found = original()
+        if redirection() is None:
+            return found
+        return found | {torch.profiler.ProfilerActivity.CUDA}
+
+    return supported_activities
+
+
 def _without_cuda(original: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(original)
     def __init__(  # noqa: N807 - it replaces one
@@ -211,6 +224,7 @@ def _without_cuda(original: Callable[..., None]) -> Callable[..., None]:
         if redirection() is not None and (use_cuda or use_device == "cuda"):
             # Kineto counts CUDA's kernels in CUDA builds only, and here complains at each call.
             use_cuda, use_device = False, None
+            kwargs["use_cpu"] = True  # or there would be nothing left to count
         if use_cuda:
             kwargs["use_cuda"] = use_cuda
         original(self, *args, use_device=use_device, **kwargs)
@@ -254,6 +268,15 @@ PATCHES: tuple[Patch, ...] = (
         "_get_device_module",
         _checkpoint_module,
         "on MPS torch does not keep the random state for recomputation",
+    ),
+    *(
+        Patch(
+            lambda module=module: module,  # type: ignore[misc]
+            "supported_activities",
+            _with_cuda,
+            "asks Kineto, which was built without CUDA",
+        )
+        for module in (torch.profiler, torch.profiler.profiler)
     ),
     Patch(
         lambda: torch.autograd.profiler.profile,
