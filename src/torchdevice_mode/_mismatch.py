@@ -13,8 +13,8 @@ __all__ = ["is_mismatch", "wants_cpu"]
 
 _DEVICE = r"(cuda|cpu|mps|xpu|gpu)"
 
-_TEXTS = re.compile(
-    rf"""
+# Compiled by `re` when they are first needed, as that takes milliseconds.
+_TEXTS = rf"""
     # "on the same device", "same dtype, device, and layout", "two different devices"
       \b (same|different|two) ,? (\ (dtype,|type\ of|gpu|different))? \ devices? \b
     # "device of indices (cpu) must match device of values", "mismatch ... tensor devices"
@@ -44,16 +44,14 @@ _TEXTS = re.compile(
     | 'aten::_copy_from\w*'\ with\ arguments\ from\ the\ 'CPU'
     | resides\ on\ host | indices\ should\ be\ either
     | must\ have\ the\ same\ device | should\ have\ same\ device
-    """,
-    re.IGNORECASE | re.VERBOSE,
-)
+    """
 # What a copy would not put right: who shares memory, and how numbers are moved between processes.
-_OF_ANOTHER_KIND = re.compile(
+_OF_ANOTHER_KIND = (
     r"Attempted to set the storage|storages must be on the same device|device-side assert"
     r"|\bfutures\b|\bEvents are\b|\bRPC\b|out of memory"
 )
 # Arguments that torch takes on the CPU only, beside others that may be anywhere.
-_WANTS_CPU = re.compile(
+_WANTS_CPU = (
     r"argument should be a 1D CPU int64 tensor|expected \w+ to be on cpu"
     r"|batch_sizes \w*\s?should (always )?be on CPU|tensor_indices_or_sections must be on CPU"
 )
@@ -61,7 +59,9 @@ _WANTS_CPU = re.compile(
 
 @lru_cache(maxsize=1_000)  # to search a text takes longer than many a call
 def _says_mismatch(text: str) -> bool:
-    return _TEXTS.search(text) is not None and _OF_ANOTHER_KIND.search(text) is None
+    if re.search(_TEXTS, text, re.IGNORECASE | re.VERBOSE) is None:
+        return False
+    return re.search(_OF_ANOTHER_KIND, text) is None
 
 
 def is_mismatch(error: Exception) -> bool:
@@ -87,4 +87,4 @@ def wants_cpu(error: Exception) -> bool:
     Returns:
         True if so: lengths of sequences, and places to split at.
     """
-    return isinstance(error, RuntimeError) and _WANTS_CPU.search(str(error)) is not None
+    return isinstance(error, RuntimeError) and re.search(_WANTS_CPU, str(error)) is not None
