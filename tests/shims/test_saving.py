@@ -101,6 +101,8 @@ print(json.dumps({
 def test_plain_torch_on_any_machine_loads_what_is_saved(machine, target, tmp_path):
     if machine != "cpu" and target.type == "cpu":
         pytest.skip("what lies on the CPU is saved as the CPU's")
+    if machine == "cuda" and torch.version.cuda is not None:
+        pytest.skip("this torch is built for CUDA, which cannot be simulated then")
     whole = torch.arange(6.0, device="cuda").reshape(2, 3)
     saved = {"whole": whole, "row": whole[1], "integers": torch.arange(2, device="cuda")}
     assert {tensor.device for tensor in saved.values()} == {target}

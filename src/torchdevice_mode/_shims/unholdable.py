@@ -148,11 +148,13 @@ def _or_on_cpu(what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         @functools.wraps(rebuild)
         def rebuild_there(*args: Any) -> Any:
             context = current()
-            try:
+            if context is None or context.target.type == "cpu":
                 return rebuild(*args)
+            try:
+                # Past the mode, which would copy what has yet to be read.
+                with torch._C.DisableTorchFunction():
+                    return rebuild(*args)
             except (RuntimeError, NotImplementedError):
-                if context is None or context.target.type == "cpu":
-                    raise
                 copies, moved = _copied(context.target, args)
                 if not moved:
                     raise
