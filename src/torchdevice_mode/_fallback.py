@@ -18,7 +18,6 @@ from typing import Any
 import torch
 
 from ._active import current
-from ._cpu_operator import on_cpu
 
 __all__ = ["Kernels", "kernels", "lacking"]
 
@@ -125,6 +124,8 @@ def _overload(namespace: str, name: str) -> Any:
 
 def _kernel(operator: Any) -> Callable[..., Any]:
     """The kernel of one operator: as the CPU's, for tensors that are elsewhere."""
+    from ._cpu_operator import on_cpu  # where there is such an operator
+
     computed = on_cpu(operator)
 
     def run(*args: Any, **kwargs: Any) -> Any:

@@ -13,7 +13,6 @@ from typing import Any
 from torch.overrides import TorchFunctionMode
 
 from ._context import Context
-from ._recovery import recover
 from ._rules import RULES
 
 __all__ = ["RedirectFunctionMode"]
@@ -53,6 +52,9 @@ class RedirectFunctionMode(TorchFunctionMode):
                     return RULES[func](self.context, func, args, kwargs or {})
                 return func(*args, **kwargs) if kwargs else func(*args)
             except Exception as error:
+                # Not above: a program that starts seldom comes here, and it takes a while.
+                from ._recovery import recover
+
                 call = recover(self.context, func, args, kwargs or {}, error)
                 if call is None:
                     raise

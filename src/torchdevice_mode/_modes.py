@@ -14,7 +14,6 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from . import _active
 from ._context import Context
-from ._dispatch_mode import RedirectDispatchMode
 from ._function_mode import RedirectFunctionMode
 
 __all__ = [
@@ -112,6 +111,8 @@ def dispatch_modes(context: Context) -> Iterator[None]:
     """The dispatch modes that a redirection's settings ask for, for a block of this thread."""
     with ExitStack() as modes:
         if context.settings.dispatch == "always":
+            from ._dispatch_mode import RedirectDispatchMode
+
             modes.enter_context(RedirectDispatchMode(context))
         if context.settings.verify is not None:
             from ._verify import VerifyMode

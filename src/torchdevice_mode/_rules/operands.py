@@ -24,7 +24,7 @@ def refuse_mixed_pairs(
     context: Context, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     """`torch._foreach_add_(xs, ys)`: the tensors in one place of all lists are on one device."""
-    if not is_compiling():
+    if context.target.type != "cpu" and not is_compiling():
         values = (*args, *kwargs.values())
         lists = [value for value in values if isinstance(value, (list, tuple))]
         for operands in zip(*lists, strict=False):
@@ -36,7 +36,7 @@ def refuse_mixed(
     context: Context, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     """All tensors are on one device."""
-    if not is_compiling():
+    if context.target.type != "cpu" and not is_compiling():
         _refuse_mixed((*args, *kwargs.values()))
     return func(*args, **kwargs)
 

@@ -21,7 +21,6 @@ import torch.autograd.graph
 
 from .._active import carried_to_workers, current
 from .._context import Context
-from .._dispatch_mode import RedirectDispatchMode
 from .._log import user_frame
 from .._modes import entered
 from .._origins import during_backward
@@ -62,6 +61,9 @@ def _guarded(context: Context) -> Iterator[None]:
     if line in context.backward_lines:
         yield
         return
+    # With what it needs, it is more than is worth importing when enabling.
+    from .._dispatch_mode import RedirectDispatchMode
+
     mode = RedirectDispatchMode(context)
     with mode:
         yield

@@ -18,12 +18,9 @@ from torch.utils._pytree import tree_map
 
 from .._active import current
 from .._context import Context
-from .._downcast import IN_CPP, note_downcast, refused_dtype
 from .._dtypes import NARROWER
-from .._float64 import explain_refusal
 from .._log import user_frame
 from .._patches import Hook, Patch, late
-from .._writes import name_of
 
 __all__ = ["PATCHES"]
 
@@ -50,6 +47,8 @@ def _settled_first(original: Callable[..., Any]) -> Callable[..., Any]:
         for node in wide:
             _cast_down(node)
         gm.recompile()
+        from .._downcast import note_downcast
+
         note_downcast(context, "a compiled function", user_frame(sys._getframe(1)))
         return original(self, gm, *args, **kwargs)
 
@@ -64,6 +63,9 @@ def _explained(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             result = function(*args, **kwargs)
         except (TypeError, RuntimeError) as error:
+            from .._downcast import IN_CPP, refused_dtype
+            from .._float64 import explain_refusal
+
             if refused_dtype(str(error)) in IN_CPP:
                 explain_refusal(error)
             raise
@@ -78,6 +80,8 @@ def _wide_nodes(context: Context, graph: Any) -> list[Any]:
 
 
 def _cast_down(node: Any) -> None:
+    from .._writes import name_of
+
     wide = node.meta["example_value"].dtype
     node.args = tree_map(_narrower, node.args)
     node.kwargs = tree_map(_narrower, node.kwargs)

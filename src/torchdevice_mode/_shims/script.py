@@ -21,8 +21,6 @@ from torch.utils._pytree import tree_leaves
 
 from .._active import current
 from .._context import Context
-from .._downcast import IN_CPP, note_downcast, refused_dtype
-from .._float64 import explain_refusal
 from .._out_of_memory import reports_out_of_memory
 from .._patches import Patch
 from .._spec import parse
@@ -170,6 +168,8 @@ def _answering(call: Callable[..., Any]) -> Callable[..., Any]:
         waits = reading.non_blocking and context.target.type == "mps"
         narrow = reading.names_float64 and _meets_target(context, self, args, kwargs)
         if narrow:
+            from .._downcast import note_downcast
+
             note_downcast(context, self.name, frame)
         with _explained(context):
             if not given and not waits and not narrow:
@@ -200,6 +200,9 @@ def _explained(context: Context) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        from .._downcast import IN_CPP, refused_dtype
+        from .._float64 import explain_refusal
+
         if refused_dtype(str(error)) in IN_CPP and context.lacks_float64:
             if context.settings.float64 == "error":
                 explain_refusal(error)

@@ -19,8 +19,6 @@ import torch.jit
 
 from .._active import current
 from .._context import Context
-from .._downcast import IN_CPP, note_downcast, refused_dtype
-from .._float64 import explain_refusal
 from .._patches import Patch
 from . import _script_archive as archive
 from ._script_float64 import attributes, place
@@ -76,6 +74,9 @@ def _load_onto(
     context: Context, original: Callable[..., Any], frame: Any, f: Any, *args: Any, **kwargs: Any
 ) -> Any:
     """Load onto a device; by way of the CPU where the program holds what that lacks."""
+    from .._downcast import IN_CPP, note_downcast, refused_dtype
+    from .._float64 import explain_refusal
+
     position = f.tell() if hasattr(f, "tell") else None
     with torch._C.DisableTorchFunction():
         try:

@@ -19,7 +19,6 @@ import torch.serialization
 
 from .._active import current
 from .._context import Context
-from .._downcast import note_downcast
 from .._dtypes import NARROWER
 from .._log import user_frame
 from .._patches import Patch
@@ -101,6 +100,8 @@ def _narrower(rebuild: Callable[..., Any]) -> Callable[..., Any]:
         narrow = wide.to(narrower).to(context.target)
         memory = narrow.detach()  # torch may yet mark the other as conjugate or negative
         _afterwards(lambda: memory.copy_(wide.to(narrower)))
+        from .._downcast import note_downcast
+
         note_downcast(context, "a file", user_frame(sys._getframe(1)))
         return narrow
 
