@@ -46,7 +46,7 @@ for table in tables:
     ours = [key for key in table if original_of(key) is not key]
     ours += [key for key in table if "torchdevice" in str(getattr(key, "__code__", ""))]
     assert not ours, ours
-assert torch.get_rng_state in tables[0] and torch.cuda.synchronize in tables[0]
+assert torch.get_rng_state in tables[0]
 assert torch.is_autocast_enabled in tables[2]
 x = torch.ones(2, 2)
 assert torch.equal(compiled(x), use(x))

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from .._active import current
+from .._function_mode import RedirectFunctionMode
 from .._log import warn_once
 from .._out_of_memory import reports_out_of_memory
 from .._patches import Hook, Patch, late
@@ -29,6 +30,29 @@ def _compiled_graph() -> Any:
     """The class of compiled code, if this torch has it and it is called as we know it."""
     found = getattr(sys.modules.get(_MODULE), "CompiledFxGraph", None)
     return found if isinstance(found, type) and _METHOD in vars(found) else None
+
+
+def _past_the_mode(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Compiled code is called without our mode on the stack, which each of its calls would pay for.
+
+    Devices are decided by then. Where the target may refuse what the CPU can do, the mode stays on.
+    """
+    call = reports_out_of_memory(original)
+
+    @functools.wraps(original)
+    def __call__(self: Any, inputs: Any) -> Any:  # noqa: N807 - it replaces one
+        if torch._C._len_torch_function_stack() != 1:
+            return call(self, inputs)
+        mode = torch._C._get_function_stack_at(0)
+        if not isinstance(mode, RedirectFunctionMode) or mode.context.target.type == "mps":
+            return call(self, inputs)
+        torch._C._pop_torch_function_stack()
+        try:
+            return call(self, inputs)
+        finally:
+            torch._C._push_on_torch_function_stack(mode)
+
+    return __call__
 
 
 def _without_graphs(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -63,7 +87,7 @@ PATCHES: tuple[Patch | Hook, ...] = (
         Patch(
             _compiled_graph,
             _METHOD,
-            reports_out_of_memory,
+            _past_the_mode,
             "the calls of compiled code are no torch functions, so no mode sees them",
         ),
     ),
