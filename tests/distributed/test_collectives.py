@@ -30,6 +30,7 @@ SAME = {
     "future_of_all_reduce": MEAN,
     "work_of_all_gather": A + B,
     "works_of_many": [24, 48, 72, 96],
+    "works_of_different_kinds": SUM,
     "work_of_barrier": None,
     "compiled": [7, 13, 19, 25],
     "cpu_tensors": [3, 3],

@@ -294,6 +294,18 @@ def works_of_many(here: Rank) -> Any:
 
 
 @check
+def works_of_different_kinds(here: Rank) -> Any:
+    """What follows on one collective must not wait for Python while another waits for gloo."""
+    for _ in range(20):
+        sums, parts = [own(here) for _ in range(10)], [zeros(2) for _ in range(5)]
+        works = [dist.all_reduce(tensor, async_op=True) for tensor in sums]
+        works += [dist.reduce_scatter_tensor(part, own(here), async_op=True) for part in parts]
+        for work in works:
+            work.wait()
+    return listed(sums[-1])
+
+
+@check
 def work_of_barrier(here: Rank) -> Any:
     finished(dist.barrier(async_op=True))
     dist.barrier(device_ids=[here.rank])

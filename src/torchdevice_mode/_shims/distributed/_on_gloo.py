@@ -1,6 +1,6 @@
 """Gloo as programs know NCCL, on tensors of the CPU: what NCCL has and gloo lacks.
 
-Messages that can be asked whether they have arrived, futures of every collective, `reduce` that
+Messages that can be asked whether they have arrived, futures where gloo has none, `reduce` that
 leaves the tensors of other ranks alone, and in older torch `all_to_all` on lists. It is put
 over the kernels of these operators, in which gloo's collectives are called.
 """
@@ -8,19 +8,21 @@ over the kernels of these operators, in which gloo's collectives are called.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from ..._active import held
 from ._work import Receiving, with_future
 
 __all__ = ["install", "remove"]
 
-# The position of `async_op` among the arguments of what reduces and scatters.
-_ASYNC = 4
 _library: list[torch.library.Library] = []
+with torch._C.DisableTorchFunction():  # imported under redirection, which would redirect it
+    _CPU = torch.device("cpu")
 
 
 def install() -> None:
@@ -28,12 +30,10 @@ def install() -> None:
     if _library:
         return
     library = torch.library.Library("c10d", "IMPL")
-    rows = [(name, torch.library.get_kernel(f"c10d::{name}", "CPU"), make) for name, make in _ROWS]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a kernel is put over another is the purpose
-        for name, kernel, make in rows:
-            ours = make(kernel.call_boxed)
-            library.impl(name, ours, "CPU", with_keyset=True, allow_override=True)
+        for name, kernel in _KERNELS.items():
+            library.impl(name, kernel, "CPU", allow_override=True)
     _library.append(library)
 
 
@@ -43,68 +43,102 @@ def remove() -> None:
         _library.pop()._destroy()
 
 
-def _receives(plain: Callable[..., Any]) -> Callable[..., Any]:
-    def receive(keys: Any, *args: Any, **kwargs: Any) -> Any:
-        return Receiving(dist.Work.unbox(plain(keys, *args, **kwargs))).boxed()
+def _backend(group: Any) -> Any:
+    """What serves a group's tensors of the CPU.
 
-    return receive
-
-
-def _reduces(plain: Callable[..., Any]) -> Callable[..., Any]:
-    def reduce_scatter(keys: Any, *args: Any, **kwargs: Any) -> Any:
-        result = plain(keys, *args, **kwargs)
-        if len(args) > _ASYNC and not args[_ASYNC]:
-            return result  # who waits at once asks for no future
-        outputs = args[0]
-        written = [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)
-        returns_tensors = isinstance(result, (tuple, list))
-        work = dist.Work.unbox(result[-1] if returns_tensors else result)
-        boxed = with_future(work, lambda: written).boxed()
-        return (outputs, boxed) if returns_tensors else boxed
-
-    return reduce_scatter
+    Its methods are called as torch's kernels call them. They let other threads of Python run
+    meanwhile, which torch's kernels called from Python would not: gloo's threads may need that to
+    finish, as they run what follows on futures.
+    """
+    return dist.ProcessGroup.unbox(group)._get_backend(_CPU)
 
 
-def _reduces_to_one(plain: Callable[..., Any]) -> Callable[..., Any]:
-    def reduce(keys: Any, tensors: Any, group: Any, operation: Any, root: int, *rest: Any) -> Any:
-        if dist.ProcessGroup.unbox(group).rank() != root:
-            # Gloo computes in the tensors of all ranks; the others' are to stay as they are.
-            tensors = [tensor.detach().clone() for tensor in tensors]
-        return plain(keys, tensors, group, operation, root, *rest)
+def _set(options: Any, operation: Any, async_op: bool, timeout: int) -> Any:
+    with held(None):  # a method of torch's C++, and no TorchScript
+        options.reduceOp = dist.ReduceOp(dist.ReduceOp.RedOpType(operation.op()))
+    options.asyncOp = async_op
+    if timeout >= 0:
+        options.timeout = timedelta(milliseconds=timeout)
+    return options
 
-    return reduce
+
+def _receive(tensors: Sequence[torch.Tensor], group: Any, source: int, tag: int) -> Any:
+    return Receiving(_backend(group).recv(list(tensors), source, tag)).boxed()
 
 
-def _exchanges(plain: Callable[..., Any]) -> Callable[..., Any]:
-    def all_to_all(keys: Any, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return plain(keys, *args, **kwargs)
-        except RuntimeError as error:
-            if "does not support" not in str(error):
-                raise
-        outputs, inputs, group, *rest = args
+def _receive_from_any(tensors: Sequence[torch.Tensor], group: Any, tag: int) -> Any:
+    return Receiving(_backend(group).recv_anysource(list(tensors), tag)).boxed()
+
+
+def _reduce_scatter(  # noqa: PLR0917 - as torch's schema has them
+    output: torch.Tensor,
+    input: torch.Tensor,
+    group: Any,
+    operation: Any,
+    async_op: bool = True,
+    timeout: int = -1,
+) -> Any:
+    options = _set(dist.ReduceScatterOptions(), operation, async_op, timeout)
+    work = _backend(group)._reduce_scatter_base(output, input, options)
+    if async_op:  # who waits at once asks for no future
+        work = with_future(work, lambda: [output])
+    return output, work.boxed()
+
+
+def _reduce(  # noqa: PLR0917 - as torch's schema has them
+    tensors: Sequence[torch.Tensor],
+    group: Any,
+    operation: Any,
+    root: int,
+    root_tensor: int,
+    async_op: bool = True,
+    timeout: int = -1,
+) -> Any:
+    options = _set(dist.ReduceOptions(), operation, async_op, timeout)
+    options.rootRank, options.rootTensor = root, root_tensor
+    backend = _backend(group)
+    if backend.rank() != root:
+        # Gloo computes in the tensors of all ranks; the others' are to stay as they are.
+        tensors = [tensor.detach().clone() for tensor in tensors]
+    return backend.reduce(list(tensors), options).boxed()
+
+
+def _all_to_all(
+    outputs: Sequence[torch.Tensor],
+    inputs: Sequence[torch.Tensor],
+    group: Any,
+    async_op: bool = True,
+    timeout: int = -1,
+) -> Any:
+    options = dist.AllToAllOptions()
+    options.asyncOp = async_op
+    if timeout >= 0:
+        options.timeout = timedelta(milliseconds=timeout)
+    backend = _backend(group)
+    try:
+        return list(outputs), backend.alltoall(list(outputs), list(inputs), options).boxed()
+    except RuntimeError as error:
+        if "does not support" not in str(error):
+            raise
+    with torch._C.DisableTorchFunction(), torch.no_grad():
+        sent = torch.cat([tensor.reshape(-1) for tensor in inputs])
+        received = sent.new_empty(sum(tensor.numel() for tensor in outputs))
+        sizes = [[tensor.numel() for tensor in tensors] for tensors in (outputs, inputs)]
+        work = backend.alltoall_base(received, sent, *sizes, options)
+
+    def finish() -> list[torch.Tensor]:
         with torch._C.DisableTorchFunction(), torch.no_grad():
-            sent = torch.cat([tensor.reshape(-1) for tensor in inputs])
-            received = sent.new_empty(sum(tensor.numel() for tensor in outputs))
-            sizes = [[tensor.numel() for tensor in tensors] for tensors in (outputs, inputs)]
-            work = torch.ops.c10d.alltoall_base_(received, sent, group, *sizes, *rest)
+            for tensor, part in zip(outputs, received.split(sizes[0]), strict=True):
+                tensor.data.copy_(part.view_as(tensor))
+        return list(outputs)
 
-        def finish() -> list[torch.Tensor]:
-            with torch._C.DisableTorchFunction(), torch.no_grad():
-                for tensor, part in zip(outputs, received.split(sizes[0]), strict=True):
-                    tensor.data.copy_(part.view_as(tensor))
-            return list(outputs)
-
-        return outputs, with_future(dist.Work.unbox(work), finish).boxed()
-
-    return all_to_all
+    return list(outputs), with_future(work, finish).boxed()
 
 
-_ROWS: tuple[tuple[str, Callable[..., Any]], ...] = (
-    ("recv_", _receives),
-    ("recv_any_source_", _receives),
-    ("_reduce_scatter_base_", _reduces),
-    ("reduce_scatter_tensor_coalesced_", _reduces),
-    ("reduce_", _reduces_to_one),
-    ("alltoall_", _exchanges),
-)
+_KERNELS: dict[str, Callable[..., Any]] = {
+    "recv_": _receive,
+    "recv_any_source_": _receive_from_any,
+    "_reduce_scatter_base_": _reduce_scatter,
+    "reduce_": _reduce,
+    "alltoall_": _all_to_all,
+}
