@@ -286,3 +286,10 @@ def test_a_scripted_class_takes_a_device(target):
         return Maker(pair[0]).make()
 
     assert make((torch.device("cuda"), 1)).device == target
+
+
+def test_methods_of_classes_in_cpp_are_called_as_they_are():
+    weight = torch.quantize_per_tensor(torch.ones(2, 2), 0.5, 0, torch.qint8)
+    packed = torch.ops.quantized.linear_prepack(weight, None)
+    with torchdevice_mode.redirect():
+        assert packed.unpack()[0].shape == (2, 2)

@@ -53,6 +53,8 @@ class _Reading(NamedTuple):
     names_float64: bool
 
 
+_NOTHING = _Reading(frozenset(), frozenset(), (), False, False)
+
 # A graph does not change once it is compiled, and reading it costs more than most calls.
 _readings: weakref.WeakKeyDictionary[Any, _Reading] = weakref.WeakKeyDictionary()
 _rewritten: weakref.WeakKeyDictionary[Any, dict[tuple[str, ...], Any]] = weakref.WeakKeyDictionary()
@@ -63,7 +65,10 @@ def _read(program: Any) -> _Reading:
     found = _readings.get(program)
     if found is None:
         # Nodes die with their graph, so it is held while they are read.
-        graph = program.inlined_graph
+        try:
+            graph = program.inlined_graph
+        except RuntimeError:  # a method of a class in C++, such as packed weights
+            return _readings.setdefault(program, _NOTHING)
         requests = {node.s("value") for part in _parts(graph) for node in _named_devices(part)}
         for kind in ("aten::cuda", "prim::is_cuda"):
             if any(part.findAllNodes(kind, recurse=True) for part in _parts(graph)):

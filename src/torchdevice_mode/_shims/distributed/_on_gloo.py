@@ -15,7 +15,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ..._active import held
 from ._work import Receiving, with_future
 
 __all__ = ["install", "remove"]
@@ -54,8 +53,7 @@ def _backend(group: Any) -> Any:
 
 
 def _set(options: Any, operation: Any, async_op: bool, timeout: int) -> Any:
-    with held(None):  # a method of torch's C++, and no TorchScript
-        options.reduceOp = dist.ReduceOp(dist.ReduceOp.RedOpType(operation.op()))
+    options.reduceOp = dist.ReduceOp(dist.ReduceOp.RedOpType(operation.op()))
     options.asyncOp = async_op
     if timeout >= 0:
         options.timeout = timedelta(milliseconds=timeout)
