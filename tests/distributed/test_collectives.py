@@ -25,6 +25,7 @@ SAME = {
     "broadcast": B,
     "all_gather": [A, B],
     "all_gather_into_tensor": A + B,
+    "all_gather_into_tensors_of_other_shapes": [A + B] * 3,
     "all_gather_into_own_tensor": A + B,
     "work_of_all_reduce": SUM,
     "future_of_all_reduce": MEAN,

@@ -124,6 +124,16 @@ def all_gather_into_tensor(here: Rank) -> Any:
 
 
 @check
+def all_gather_into_tensors_of_other_shapes(here: Rank) -> Any:
+    # NCCL counts elements; accelerate gathers rows into one flat tensor.
+    flat, stacked, later = zeros(8), zeros(8).view(2, 1, 4), zeros(8).view(4, 2)
+    dist.all_gather_into_tensor(flat, own(here).view(2, 2))
+    dist.all_gather_into_tensor(stacked, own(here))
+    dist.all_gather_into_tensor(later, own(here), async_op=True).wait()
+    return [listed(flat), listed(stacked.view(-1)), listed(later.view(-1))]
+
+
+@check
 def all_gather_into_own_tensor(here: Rank) -> Any:
     whole = zeros(8)
     part = whole.chunk(here.size)[here.rank].copy_(own(here))

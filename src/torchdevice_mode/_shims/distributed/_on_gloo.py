@@ -1,8 +1,9 @@
 """Gloo as programs know NCCL, on tensors of the CPU: what NCCL has and gloo lacks.
 
 Messages that can be asked whether they have arrived, futures where gloo has none, `reduce` that
-leaves the tensors of other ranks alone, and in older torch `all_to_all` on lists. It is put
-over the kernels of these operators, in which gloo's collectives are called.
+leaves the tensors of other ranks alone, `all_gather_into_tensor` of tensors that agree in size but
+not in shape, and in older torch `all_to_all` on lists. It is put over the kernels of these
+operators, in which gloo's collectives are called.
 """
 
 from __future__ import annotations
@@ -66,6 +67,29 @@ def _receive(tensors: Sequence[torch.Tensor], group: Any, source: int, tag: int)
 
 def _receive_from_any(tensors: Sequence[torch.Tensor], group: Any, tag: int) -> Any:
     return Receiving(_backend(group).recv_anysource(list(tensors), tag)).boxed()
+
+
+def _all_gather(
+    output: torch.Tensor,
+    input: torch.Tensor,
+    group: Any,
+    async_op: bool = True,
+    timeout: int = -1,
+) -> Any:
+    options = dist.distributed_c10d.AllgatherOptions()
+    options.asyncOp = async_op
+    if timeout >= 0:
+        options.timeout = timedelta(milliseconds=timeout)
+    backend = _backend(group)
+    whole, part = output, input
+    if output.numel() == input.numel() * backend.size() and output.is_contiguous():
+        # NCCL looks at the number of elements, gloo at the shape as well.
+        with torch._C.DisableTorchFunction(), torch.no_grad():
+            whole, part = output.view(-1), input.reshape(-1)
+    work = backend._allgather_base(whole, part, options)
+    if async_op:  # who waits at once asks for no future
+        work = with_future(work, lambda: [output])
+    return output, work.boxed()
 
 
 def _reduce_scatter(  # noqa: PLR0917 - as torch's schema has them
@@ -134,6 +158,7 @@ def _all_to_all(
 
 
 _KERNELS: dict[str, Callable[..., Any]] = {
+    "_allgather_base_": _all_gather,
     "recv_": _receive,
     "recv_any_source_": _receive_from_any,
     "_reduce_scatter_base_": _reduce_scatter,
