@@ -20,7 +20,6 @@ import torch.jit
 from .._active import current
 from .._context import Context
 from .._patches import Patch
-from . import _script_archive as archive
 from ._script_float64 import attributes, place
 
 __all__ = ["PATCHES"]
@@ -38,6 +37,8 @@ def _load(original: Callable[..., Any]) -> Callable[..., Any]:
         if context is None:
             return original(f, map_location, *args, **kwargs)
         frame = sys._getframe(1)
+        from . import _script_archive as archive  # few programs that redirect load or save others
+
         if map_location is None and archive.has_record(f, f"extra/{_NOTE}"):
             map_location = "cuda"  # where it was, as its program thought
         if map_location is not None:
@@ -119,6 +120,8 @@ def _to_buffer(save_to_buffer: Callable[..., Any]) -> Callable[..., Any]:
         context = current()
         if context is None or context.target.type == "cpu":
             return data
+        from . import _script_archive as archive
+
         return archive.for_any_machine(data, str(context.target), _NOTE)
 
     return save
@@ -134,6 +137,8 @@ def _to_file(save: Callable[..., Any]) -> Callable[..., Any]:
         path = os.fspath(filename)
         with open(path, "rb") as file:  # noqa: PTH123 - as torch took the name
             data = file.read()
+        from . import _script_archive as archive
+
         rewritten = archive.for_any_machine(data, str(context.target), _NOTE)
         if rewritten is not data:
             with open(path, "wb") as file:  # noqa: PTH123

@@ -76,7 +76,7 @@ def _all_gather(
     async_op: bool = True,
     timeout: int = -1,
 ) -> Any:
-    options = dist.distributed_c10d.AllgatherOptions()
+    options = dist.distributed_c10d.AllgatherOptions()  # type: ignore[attr-defined]
     options.asyncOp = async_op
     if timeout >= 0:
         options.timeout = timedelta(milliseconds=timeout)
