@@ -8,9 +8,9 @@ import threading
 
 import pytest
 import torch
+from _seen import is_redirected
 
 import torchdevice_mode
-from tests._seen import is_redirected
 from torchdevice_mode import SettingsError, TargetError
 
 

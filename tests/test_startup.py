@@ -52,12 +52,13 @@ def test_a_python_that_is_not_asked_to_imports_nothing_of_the_package(installed,
 
 def test_an_idle_python_imports_next_to_nothing():
     code = (
-        "import sys; before = set(sys.modules)\n"
+        "import os, sys; before = set(sys.modules)\n"
         "from torchdevice_mode import _startup; _startup.begin()\n"
         "print(*sorted(set(sys.modules) - before))"
     )
+    # Without `site`, which would have run the hook already where it is installed.
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-S", "-c", code],
         env=environment(ACTIVATE_TORCH_DEVICE="1", PYTHONPATH=str(ROOT / "src")),
         capture_output=True,
         text=True,

@@ -13,12 +13,12 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from _seen import is_redirected
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from torch.utils.checkpoint import checkpoint
 
 import torchdevice_mode
-from tests._seen import is_redirected
 from torchdevice_mode import _active, _session
 
 # Plain torch's answer.
