@@ -23,6 +23,7 @@ CUDA_TESTS = [
     "tests/test_function_mode.py",
     "tests/test_lifecycle.py",
     "tests/test_policy.py",
+    "tests/test_threads.py",
     "tests/test_adoption.py",
     "tests/test_float64.py",
 ]
