@@ -209,7 +209,11 @@ FILLS = {
 }
 
 
-@pytest.mark.parametrize("request_", [{}, {"device": "cuda"}, {"device": "cpu"}], ids=str)
+@pytest.mark.parametrize(
+    "request_",
+    [{}, pytest.param({"device": "cuda"}, marks=pytest.mark.off_cuda), {"device": "cpu"}],
+    ids=str,
+)
 @pytest.mark.parametrize("fill", FILLS.values(), ids=FILLS)
 def test_an_array_is_filled_by_a_factory(redirected, target, fill, request_):
     array = np.full(4, 7.0, dtype=np.float32)

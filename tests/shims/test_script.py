@@ -288,6 +288,7 @@ def test_a_scripted_class_takes_a_device(target):
     assert make((torch.device("cuda"), 1)).device == target
 
 
+@pytest.mark.off_cuda
 def test_methods_of_classes_in_cpp_are_called_as_they_are():
     weight = torch.quantize_per_tensor(torch.ones(2, 2), 0.5, 0, torch.qint8)
     packed = torch.ops.quantized.linear_prepack(weight, None)

@@ -136,6 +136,7 @@ def test_a_tensor_is_on_cuda_for_code_that_asks(ask):
         assert compiled(lambda x: x + 1 if ask(x) else x - 1)(x).tolist() == [2.0] * 3
 
 
+@pytest.mark.off_cuda
 def test_a_device_is_the_target(target):
     with redirect():
         assert compiled(lambda: torch.device("cuda"))() == torch.device(target)
