@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -125,16 +126,20 @@ _FSDP = "torch.distributed.fsdp"
 _CHECKPOINT = "torch.distributed.checkpoint.filesystem"
 
 
+def _held_by(module: types.ModuleType | None, name: str) -> Any:
+    return None if module is None else vars(module).get(name)
+
+
 def _where_imported(owner: str, name: str, replace: Callable[[Any], Any]) -> Callable[[], Any]:
     """Installs a replacement in all modules below torch.distributed that hold the original."""
 
     def install() -> Callable[[], None]:
         original = getattr(sys.modules.get(owner), name, None)
         patches = Patches()
+        # By name: pairs of all modules would be so many that Python collected garbage here.
+        below = [path for path in list(sys.modules) if path.startswith("torch.distributed.")]
         holders = [
-            module
-            for path, module in list(sys.modules.items())
-            if path.startswith("torch.distributed.") and vars(module).get(name) is original
+            module for module in map(sys.modules.get, below) if _held_by(module, name) is original
         ]
         if original is not None:
             patches.install(
