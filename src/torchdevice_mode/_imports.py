@@ -39,23 +39,41 @@ def when_imported(
     if name in sys.modules:
         action()
         return lambda: None
-    finder = _Finder(name, action, around)
-    sys.meta_path.insert(0, finder)
-    return finder.leave
+    waiter = _Waiter(action, around)
+    _waiting.setdefault(name, []).append(waiter)
+    if _finder not in sys.meta_path:
+        sys.meta_path.insert(0, _finder)
+
+    def take_back() -> None:
+        # Another thread may be importing the module meanwhile.
+        waiters = _waiting.get(name, [])
+        if waiter in waiters:
+            waiters.remove(waiter)
+        if not waiters:
+            _waiting.pop(name, None)
+        _leave_if_idle()
+
+    return take_back
 
 
-class _Finder:
-    """Finds the module as the others do, and has its loader call back."""
+class _Waiter:
+    """One who waits for a module: what to do, and what the module is to be executed in."""
 
     def __init__(
         self,
-        name: str,
         action: Callable[[], None],
         around: Callable[[], AbstractContextManager[object]] | None,
     ) -> None:
-        self._name = name
-        self._action = action
-        self._around = around
+        self.action = action
+        self.around = around
+
+
+# By the name of the module, in the order in which they came.
+_waiting: dict[str, list[_Waiter]] = {}
+
+
+class _Finder:
+    """Finds what is waited for as the others do, and has its loader call back."""
 
     def find_spec(
         self,
@@ -63,39 +81,52 @@ class _Finder:
         path: Sequence[str] | None,
         target: types.ModuleType | None = None,
     ) -> importlib.machinery.ModuleSpec | None:
-        if fullname != self._name:
+        """The spec that the finders after this one have; None for what nobody waits for."""
+        if fullname not in _waiting:
             return None
-        # Only those that come after it, among them others of this class: they wait, too.
         finders = list(sys.meta_path)
         for finder in finders[finders.index(self) + 1 :] if self in finders else ():
             if hasattr(finder, "find_spec"):
                 spec = finder.find_spec(fullname, path, target)
                 if spec is not None:
                     # Looking for a module is not yet importing it: each spec found calls back.
-                    self._extend(spec.loader)
+                    _extend(spec.loader, fullname)
                     return spec
         return None
 
-    def _extend(self, loader: object) -> None:
-        execute = getattr(loader, "exec_module", None)
-        if execute is None:
-            return  # a namespace package, of which none is waited for
 
-        def execute_and_act(module: types.ModuleType) -> None:
-            # On the instance, so that the loader is what it was as soon as this is done.
-            vars(loader).pop("exec_module", None)
-            if self._around is None:
-                execute(module)
-            else:
-                with self._around():
-                    execute(module)
-            if self in sys.meta_path:
-                self.leave()
-                self._action()
+_finder = _Finder()
 
-        loader.exec_module = execute_and_act  # type: ignore[attr-defined]
 
-    def leave(self) -> None:
-        """Wait no longer. Another thread may do so while this one imports the module."""
-        if self in sys.meta_path:
-            sys.meta_path.remove(self)
+def _extend(loader: object, name: str) -> None:
+    execute = getattr(loader, "exec_module", None)
+    if execute is None:
+        return  # a namespace package, of which none is waited for
+
+    def execute_and_act(module: types.ModuleType) -> None:
+        # On the instance, so that the loader is what it was as soon as this is done.
+        vars(loader).pop("exec_module", None)
+        _execute_within([w.around for w in _waiting.get(name, ()) if w.around], execute, module)
+        waiters = _waiting.pop(name, [])
+        _leave_if_idle()
+        for waiter in waiters:
+            waiter.action()
+
+    loader.exec_module = execute_and_act  # type: ignore[attr-defined]
+
+
+def _execute_within(
+    contexts: list[Callable[[], AbstractContextManager[object]]],
+    execute: Callable[[types.ModuleType], None],
+    module: types.ModuleType,
+) -> None:
+    if not contexts:
+        execute(module)
+        return
+    with contexts[-1]():
+        _execute_within(contexts[:-1], execute, module)
+
+
+def _leave_if_idle() -> None:
+    if not _waiting and _finder in sys.meta_path:
+        sys.meta_path.remove(_finder)

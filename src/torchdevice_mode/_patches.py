@@ -6,6 +6,7 @@ they were and an attribute that was absent is absent again.
 
 from __future__ import annotations
 
+import sys
 import types
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 
 from ._imports import when_imported
 
-__all__ = ["Hook", "Patch", "Patches", "late", "original_of"]
+__all__ = ["Hook", "Patch", "Patches", "imported", "late", "original_of"]
 
 _Context = Callable[[], AbstractContextManager[object]]
 
@@ -81,6 +82,27 @@ def late(module: str, patch: Patch, *more: Patch, around: _Context = nullcontext
         return remove
 
     return Hook(install, patch.reason)
+
+
+def imported(module: str, of_class: str = "", *, having: str = "") -> Callable[[], Any]:
+    """Finds the owner of a late patch.
+
+    Args:
+        module: A module that has been imported when the owner is asked for.
+        of_class: A class in it, if that is the owner.
+        having: What the owner must define itself, if the patch is for such alone.
+
+    Returns:
+        What finds it; it gives None where this torch, or package, does not have it.
+    """
+
+    def find() -> Any:
+        found = sys.modules.get(module)
+        if of_class:
+            found = getattr(found, of_class, None)
+        return found if found is not None and (not having or having in vars(found)) else None
+
+    return find
 
 
 class Patches:

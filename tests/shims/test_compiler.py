@@ -14,8 +14,8 @@ import torch._dynamo.testing
 import torch._dynamo.variables
 
 from torchdevice_mode import redirect
-from torchdevice_mode._patches import original_of
-from torchdevice_mode._shims.compiler import _CHANGES, _owner
+from torchdevice_mode._patches import imported, original_of
+from torchdevice_mode._shims.compiler import _CHANGES, _DYNAMO
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -65,7 +65,10 @@ def test_its_tables_hold_torchs_own_functions_where_it_is_first_used_under_redir
 
 def test_its_own_functions_are_back_after_redirection():
     names = [name for _, _, name, _, _ in _CHANGES]
-    owners = [_owner(module, of_class, name)() for module, of_class, name, _, _ in _CHANGES]
+    owners = [
+        imported(f"{_DYNAMO}.{module}", of_class, having=name)()
+        for module, of_class, name, _, _ in _CHANGES
+    ]
     assert None not in owners
     before = [vars(owner)[name] for owner, name in zip(owners, names, strict=True)]
     with redirect():

@@ -20,7 +20,7 @@ from .._active import current
 from .._context import Context
 from .._dtypes import NARROWER
 from .._log import user_frame
-from .._patches import Hook, Patch, late
+from .._patches import Hook, Patch, imported, late
 
 __all__ = ["PATCHES"]
 
@@ -107,17 +107,11 @@ def _narrower(leaf: Any) -> Any:
     return NARROWER.get(leaf, leaf) if isinstance(leaf, torch.dtype) else leaf
 
 
-def _output_graph() -> Any:
-    """The class that hands graphs to compilers, if this torch has it as we know it."""
-    found = getattr(sys.modules.get(_MODULE), "OutputGraph", None)
-    return found if isinstance(found, type) and _METHOD in vars(found) else None
-
-
 PATCHES: tuple[Hook, ...] = (
     late(
         _MODULE,
         Patch(
-            _output_graph,
+            imported(_MODULE, "OutputGraph", having=_METHOD),
             _METHOD,
             _settled_first,
             "compiled code is called by no mode, and tracing meets no device that refuses",

@@ -30,7 +30,7 @@ from .._active import current
 from .._log import warn_once
 from .._mismatch import is_mismatch
 from .._modes import plain_torch
-from .._patches import Hook, Patch, late, original_of
+from .._patches import Hook, Patch, imported, late, original_of
 from .._rules import RULES
 from . import _tracing
 
@@ -124,21 +124,6 @@ def _put_back(table: dict[Any, Any]) -> dict[Any, Any]:
 # --- all changes ----------------------------------------------------------------------------------
 
 
-def _owner(module: str, of_class: str, attribute: str) -> Callable[[], Any]:
-    """Finds a module of Dynamo, or a class in it, once that is imported.
-
-    Gives None where this torch does not have it, or where it has not the attribute.
-    """
-
-    def find() -> Any:
-        found = sys.modules.get(f"{_DYNAMO}.{module}")
-        if of_class:
-            found = getattr(found, of_class, None)
-        return found if found is not None and attribute in vars(found) else None
-
-    return find
-
-
 _KEPT = "Dynamo keeps for good what it finds under the names of torch's functions"
 
 # Module below Dynamo, class, attribute, what replaces it, and why.
@@ -204,7 +189,7 @@ PATCHES: tuple[Hook, ...] = (
     late(
         _DYNAMO,
         *(
-            Patch(_owner(module, of_class, name), name, replace, reason)
+            Patch(imported(f"{_DYNAMO}.{module}", of_class, having=name), name, replace, reason)
             for module, of_class, name, replace, reason in _CHANGES
         ),
         around=plain_torch,
@@ -212,7 +197,7 @@ PATCHES: tuple[Hook, ...] = (
     late(
         f"{_DYNAMO}.{_CONVERTS}",
         Patch(
-            _owner(_CONVERTS, "ConvertFrame", "__call__"),
+            imported(f"{_DYNAMO}.{_CONVERTS}", "ConvertFrame", having="__call__"),
             "__call__",
             _eager_where_devices_are_mixed,
             "Dynamo propagates fake tensors past every mode, and refuses mixed devices",

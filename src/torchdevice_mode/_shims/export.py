@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .._active import current
-from .._patches import Hook, Patch, late
+from .._patches import Hook, Patch, imported, late
 from .saving import place_of_device
 
 __all__ = ["PATCHES"]
@@ -72,24 +72,17 @@ def _to_the_target(original: Callable[..., Any]) -> Callable[..., Any]:
     return move_to_device_pass
 
 
-def _module(name: str) -> Callable[[], Any]:
-    return lambda: sys.modules.get(name)
-
-
 PATCHES: tuple[Hook, ...] = (
     late(
         _SERIALIZER,
         Patch(
-            _module(_SERIALIZER),
+            imported(_SERIALIZER),
             "Device",
             _on_cpu_elsewhere,
             "names of devices are written into files in Python that asks nobody",
         ),
-    ),
-    late(
-        _SERIALIZER,
         Patch(
-            _module(_SERIALIZER),
+            imported(_SERIALIZER),
             "_dict_to_dataclass",
             _where_it_was,
             "of a device in a file torch reads what plain torch knows",
@@ -98,7 +91,7 @@ PATCHES: tuple[Hook, ...] = (
     late(
         _PASSES,
         Patch(
-            _module(_PASSES),
+            imported(_PASSES),
             "move_to_device_pass",
             _to_the_target,
             "written in Python without `__torch_function__`, so no mode sees the call",

@@ -8,7 +8,6 @@ Who asks for CUDA graphs gets none elsewhere: Inductor leaves them out, and says
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -18,18 +17,12 @@ from .._active import current
 from .._function_mode import RedirectFunctionMode
 from .._log import warn_once
 from .._out_of_memory import reports_out_of_memory
-from .._patches import Hook, Patch, late
+from .._patches import Hook, Patch, imported, late
 
 __all__ = ["PATCHES"]
 
 _MODULE = "torch._inductor.output_code"
 _METHOD = "__call__"
-
-
-def _compiled_graph() -> Any:
-    """The class of compiled code, if this torch has it and it is called as we know it."""
-    found = getattr(sys.modules.get(_MODULE), "CompiledFxGraph", None)
-    return found if isinstance(found, type) and _METHOD in vars(found) else None
 
 
 def _past_the_mode(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -85,7 +78,7 @@ PATCHES: tuple[Patch | Hook, ...] = (
     late(
         _MODULE,
         Patch(
-            _compiled_graph,
+            imported(_MODULE, "CompiledFxGraph", having=_METHOD),
             _METHOD,
             _past_the_mode,
             "the calls of compiled code are no torch functions, so no mode sees them",

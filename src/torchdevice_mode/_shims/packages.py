@@ -7,14 +7,13 @@ it. Only what would keep a program from running, or from running right, is answe
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from .._active import current
-from .._patches import Hook, Patch, late
+from .._patches import Hook, Patch, imported, late
 
 __all__ = ["PATCHES"]
 
@@ -46,15 +45,11 @@ def _accepts_target(original: Callable[..., None]) -> Callable[..., None]:
     return setup_device
 
 
-def _accelerator_of(module: str) -> Callable[[], Any]:
-    return lambda: getattr(sys.modules.get(module), "CUDAAccelerator", None)
-
-
 PATCHES: tuple[Hook, ...] = (
     late(
         _MEMORY,
         Patch(
-            lambda: sys.modules.get(_MEMORY),
+            imported(_MEMORY),
             "is_mps_available",
             _one_name,
             'counts the memory of one device twice, as that of 0 and of "mps"',
@@ -64,7 +59,7 @@ PATCHES: tuple[Hook, ...] = (
         late(
             f"{package}.accelerators.cuda",
             Patch(
-                _accelerator_of(f"{package}.accelerators.cuda"),
+                imported(f"{package}.accelerators.cuda", "CUDAAccelerator"),
                 "setup_device",
                 _accepts_target,
                 'refuses every device whose type is not "cuda"',

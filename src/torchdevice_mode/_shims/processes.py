@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import os
 import pickle
-import sys
 from collections.abc import Callable
 from multiprocessing import spawn
 from multiprocessing.context import get_spawning_popen
@@ -24,7 +23,7 @@ from torch.multiprocessing import reductions
 
 from .._active import current
 from .._log import warn_once
-from .._patches import Hook, Patch, late
+from .._patches import Hook, Patch, imported, late
 from .._startup import ACTIVATE
 
 __all__ = ["PATCHES"]
@@ -167,7 +166,7 @@ PATCHES: tuple[Patch | Hook, ...] = (
     late(
         _POOL,
         Patch(
-            lambda: sys.modules[_POOL],
+            imported(_POOL),
             "worker",
             _tell_between_tasks,
             "the end of a `with Pool()` block kills its workers, and they could not tell it then",

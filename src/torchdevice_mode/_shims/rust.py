@@ -14,14 +14,13 @@ from collections.abc import Callable
 from typing import Any
 
 from .._active import current
-from .._patches import Hook, Patch, late
+from .._patches import Hook, Patch, imported, late
 from .._spec import TOGGLE, parse
 
 __all__ = ["PATCHES"]
 
 _MODULE = "safetensors"
 _TORCH_MODULE = "safetensors.torch"
-_READERS = ("get_tensor", "get_tensors", "get_slice")
 
 
 def _called_from_here(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -75,15 +74,22 @@ def _with_cpu_itself(original: Callable[..., Any]) -> Callable[..., Any]:
     return load_file
 
 
+_READERS = {
+    "get_tensor": _called_from_here,
+    "get_tensors": _called_from_here,
+    "get_slice": _slices_called_from_here,
+}
 _REASON = "Rust calls torch for the program, and then reads and writes memory of the CPU"
 
 PATCHES: tuple[Hook, ...] = (
-    *(late(_MODULE, Patch(_file_class, name, _called_from_here, _REASON)) for name in _READERS[:2]),
-    late(_MODULE, Patch(_file_class, _READERS[2], _slices_called_from_here, _REASON)),
+    late(
+        _MODULE,
+        *(Patch(_file_class, name, wrap, _REASON) for name, wrap in _READERS.items()),
+    ),
     late(
         _TORCH_MODULE,
         Patch(
-            lambda: sys.modules.get(_TORCH_MODULE),
+            imported(_TORCH_MODULE),
             "load_file",
             _with_cpu_itself,
             "Rust refuses the name before it calls torch",

@@ -20,7 +20,7 @@ import torch.storage
 from .._active import current
 from .._context import Context
 from .._out_of_memory import reports_out_of_memory
-from .._patches import Hook, Patch, late
+from .._patches import Hook, Patch, imported, late
 from .._spec import TOGGLE, parse
 from .saving import original_place, tag
 
@@ -136,7 +136,7 @@ PATCHES: tuple[Patch | Hook, ...] = (
     late(
         _PACKAGES,
         Patch(
-            lambda: sys.modules.get(_PACKAGES),
+            imported(_PACKAGES),
             "_get_restore_location",
             _restoring,
             "the function of torch.serialization, imported by name",

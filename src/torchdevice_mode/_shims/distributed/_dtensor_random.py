@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ..._patches import Hook, Patch, late
+from ..._patches import Hook, Patch, imported, late
 from ._groups import redirection
 
 __all__ = ["PATCHES"]
@@ -107,11 +107,11 @@ PATCHES: tuple[Patch | Hook, ...] = (
     Hook(lambda: _forget_tracker, "torch keeps the tracker that it made"),
     late(
         _MODULE,
-        Patch(lambda: sys.modules[_MODULE], "OffsetBasedRNGTracker", _for_target, _OF_CUDA),
-        Patch(lambda: sys.modules[_MODULE], "is_rng_supported_mesh", _on_target, _OF_CUDA),
+        Patch(imported(_MODULE), "OffsetBasedRNGTracker", _for_target, _OF_CUDA),
+        Patch(imported(_MODULE), "is_rng_supported_mesh", _on_target, _OF_CUDA),
     ),
     late(
         _DISPATCH,
-        Patch(lambda: sys.modules[_DISPATCH], "is_rng_supported_mesh", _on_target, _OF_CUDA),
+        Patch(imported(_DISPATCH), "is_rng_supported_mesh", _on_target, _OF_CUDA),
     ),
 )

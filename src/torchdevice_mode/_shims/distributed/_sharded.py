@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import device_mesh
 
-from ..._patches import Hook, Patch, Patches, late
+from ..._patches import Hook, Patch, Patches, imported, late
 from ._groups import redirection
 
 __all__ = ["PATCHES"]
@@ -108,22 +108,9 @@ def _where_it_is(original: Callable[..., Any]) -> Callable[..., Any]:
     return to_cpu
 
 
-def _one_after_the_other(original: Any) -> Any:
-    def _OverlappingCpuLoader(  # noqa: N802 - it stands for a class
-        resolve_fun: Callable[..., Any], *args: Any, **kwargs: Any
-    ) -> Any:
-        if redirection() is None:
-            return original(resolve_fun, *args, **kwargs)
-        serial = sys.modules[original.__module__]._SerialCpuLoader
-        return serial(resolve_fun)
-
-    return _OverlappingCpuLoader
-
-
 # --- references that torch's modules took when they were imported -------------------------------
 
 _FSDP = "torch.distributed.fsdp"
-_CHECKPOINT = "torch.distributed.checkpoint.filesystem"
 
 
 def _held_by(module: types.ModuleType | None, name: str) -> Any:
@@ -136,18 +123,19 @@ def _where_imported(owner: str, name: str, replace: Callable[[Any], Any]) -> Cal
     def install() -> Callable[[], None]:
         original = getattr(sys.modules.get(owner), name, None)
         patches = Patches()
+        if original is None:
+            return patches.restore
         # By name: pairs of all modules would be so many that Python collected garbage here.
         below = [path for path in list(sys.modules) if path.startswith("torch.distributed.")]
         holders = [
             module for module in map(sys.modules.get, below) if _held_by(module, name) is original
         ]
-        if original is not None:
-            patches.install(
-                [
-                    Patch(lambda module=module: module, name, replace, "")  # type: ignore[misc]
-                    for module in holders
-                ]
-            )
+        patches.install(
+            [
+                Patch(lambda module=module: module, name, replace, "")  # type: ignore[misc]
+                for module in holders
+            ]
+        )
         return patches.restore
 
     return install
@@ -164,7 +152,7 @@ PATCHES: tuple[Patch | Hook, ...] = (
     late(
         f"{_FSDP}._common_utils",
         Patch(
-            lambda: sys.modules[f"{_FSDP}._common_utils"]._FSDPDeviceHandle,
+            imported(f"{_FSDP}._common_utils", "_FSDPDeviceHandle"),
             "from_device",
             _handle_as_cuda,
             _BY_MODULE,
@@ -173,7 +161,7 @@ PATCHES: tuple[Patch | Hook, ...] = (
     late(
         f"{_FSDP}._init_utils",
         Patch(
-            lambda: sys.modules[f"{_FSDP}._init_utils"],
+            imported(f"{_FSDP}._init_utils"),
             "_init_device_handle",
             _handle_of_target,
             "refuses modules on the CPU, which may be the target",
@@ -182,7 +170,7 @@ PATCHES: tuple[Patch | Hook, ...] = (
     late(
         f"{_FSDP}.fully_sharded_data_parallel",
         Patch(
-            lambda: sys.modules[f"{_FSDP}.fully_sharded_data_parallel"].FullyShardedDataParallel,
+            imported(f"{_FSDP}.fully_sharded_data_parallel", "FullyShardedDataParallel"),
             "__init__",
             _without_offload,
             "takes what is on the CPU for a copy, where the CPU is the target",
@@ -191,19 +179,10 @@ PATCHES: tuple[Patch | Hook, ...] = (
     late(
         f"{_FSDP}._flat_param",
         Patch(
-            lambda: sys.modules[f"{_FSDP}._flat_param"].FlatParamHandle,
+            imported(f"{_FSDP}._flat_param", "FlatParamHandle"),
             "to_cpu",
             _where_it_is,
             "takes what is on the CPU for a copy, where the CPU is the target",
-        ),
-    ),
-    late(
-        _CHECKPOINT,
-        Patch(
-            lambda: sys.modules[_CHECKPOINT],
-            "_OverlappingCpuLoader",
-            _one_after_the_other,
-            "copies tensors of CUDA while it writes, and takes all others to be on the CPU",
         ),
     ),
     Hook(
