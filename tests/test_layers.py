@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "torchdevice_mode"
 
 LAYERS = [
-    ["errors", "_imports", "_mismatch", "_places", "_writes"],
+    ["errors", "_imports", "_mismatch", "_places", "_suggestions", "_writes"],
     ["_spec", "_log", "_override"],
     ["_machine", "_settings", "_ledger", "_caller", "_startup"],
     ["_policy", "_children"],
@@ -40,7 +40,7 @@ LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 # These know nothing of torch: the policy can be tested, and settings read, without it.
 WITHOUT_TORCH = ["errors", "_spec", "_log", "_override", "_machine", "_settings", "_ledger"]
 WITHOUT_TORCH += ["_caller", "_policy", "_patches", "_places", "_imports", "_mismatch"]
-WITHOUT_TORCH += ["_startup", "_children"]
+WITHOUT_TORCH += ["_startup", "_children", "_suggestions"]
 
 
 def module_of(path: Path) -> str:
