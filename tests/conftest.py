@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 import torchdevice_mode
 from torchdevice_mode import _active, _override, _patches
-from torchdevice_mode._settings import ENVIRONMENT
+from torchdevice_mode._settings import SETTINGS
 from torchdevice_mode._shims import ALL_PATCHES
 
 # The device to simulate: "mps" (or "1") or "cuda"; without it the tests run on what there is.
@@ -60,8 +60,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 # torch sets variables of its own when parts of it are first used; these are ours to leave alone.
-_VARIABLES = [*ENVIRONMENT.values(), "ACTIVATE_TORCH_DEVICE", "PYTORCH_ENABLE_MPS_FALLBACK"]
-_VARIABLES += ["TORCHDEVICE_SIMULATE", "TORCHDEVICE_LEDGERS"]
+_VARIABLES = [row.variable for row in SETTINGS]
+_VARIABLES += ["ACTIVATE_TORCH_DEVICE", "PYTORCH_ENABLE_MPS_FALLBACK", "TORCHDEVICE_LEDGERS"]
 
 
 def _state() -> dict[str, object]:

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from torchdevice_mode import TorchDeviceWarning
-from torchdevice_mode._children import FOLDER, Exported, Family, new_folder
+from torchdevice_mode._children import Exported, Family, new_folder
 from torchdevice_mode._ledger import Ledger, event
 from torchdevice_mode._log import forget_warnings
+from torchdevice_mode._variables import FOLDER
 
 CUDA = event("redirection", "cuda", "mps:0", "the machine has no cuda")
 

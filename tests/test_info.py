@@ -12,43 +12,27 @@ import torch
 
 import torchdevice_mode
 from torchdevice_mode import _info, _session
-from torchdevice_mode._info import REQUESTS, collect, origins, render
+from torchdevice_mode._info import REQUESTS, collect, render
 from torchdevice_mode._machine import Machine
-from torchdevice_mode._settings import ENVIRONMENT, Settings
+from torchdevice_mode._settings import SETTINGS, Arguments, Settings, gather
 from torchdevice_mode.cli import main
 from torchdevice_mode.errors import TargetError
 
 MAC = Machine((("mps", 1),), platform="darwin", torch_version="2.13.0")
 TWO_GPUS = Machine((("cuda", 2),), torch_version="2.13.0+cu130")
-DEFAULTS = dict.fromkeys(ENVIRONMENT, "default")
+DEFAULTS = gather(SETTINGS, [])
 
 
 @pytest.fixture
 def on(monkeypatch):
     """Collect the facts of another machine."""
 
-    def collected(machine, settings=None):
+    def collected(machine, settings=None, found=DEFAULTS):
         monkeypatch.setattr(_session, "machine", lambda: machine)
         monkeypatch.setattr(_info, "_name", lambda kind: f"Made-up {kind}")
-        return collect(settings or Settings(), DEFAULTS)
+        return collect(settings or Settings(), found)
 
     return collected
-
-
-def test_origin_is_argument_then_variable_then_default():
-    environment = {"TORCHDEVICE_TARGET": "mps", "TORCHDEVICE_POLICY": "explicit"}
-    found = origins(environment, {"target": "cpu", "policy": None, "float64": "cpu"})
-    assert found == {
-        "target": "argument",
-        "policy": "environment variable TORCHDEVICE_POLICY",
-        "override": "default",
-        "dispatch": "default",
-        "float64": "argument",
-        "verify": "default",
-        "verify_raise": "default",
-        "rng": "default",
-        "allow_untested": "default",
-    }
 
 
 def test_versions_are_those_that_run(on):
@@ -111,8 +95,10 @@ def test_accelerators_are_described(on, machine, line):
 
 
 def test_text_shows_settings_with_origin_and_decisions_with_reason(on):
-    text = render(on(MAC, Settings(policy="explicit")))
-    assert "  policy          explicit  default\n" in text
+    found = gather(SETTINGS, [Arguments({"policy": "explicit", "silence": ["a", "b"]})])
+    text = render(on(MAC, Settings(policy="explicit"), found))
+    assert "  policy          explicit  argument\n" in text
+    assert "  silence         a,b       argument\n" in text
     assert "  'cuda:1'    mps:0      the machine has no cuda\n" in text
     assert "  'meta'      unchanged  meta tensors hold no data and stay meta\n" in text
     assert "  no device   unchanged  " in text
@@ -122,7 +108,7 @@ def test_command_prints_json(capsys):
     assert main(["info", "--json", "--policy", "explicit", "--target", "cpu"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["torch"] == str(torch.__version__)
-    assert facts["settings"]["policy"] == {"value": "explicit", "origin": "argument"}
+    assert facts["settings"]["policy"] == {"value": "explicit", "origin": "option --policy"}
     assert facts["target"]["device"] == "cpu"
 
 

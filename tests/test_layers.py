@@ -12,9 +12,13 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "torchdevice_mode"
 
 LAYERS = [
-    ["errors", "_imports", "_mismatch", "_places", "_suggestions", "_writes"],
-    ["_spec", "_log", "_override"],
-    ["_machine", "_settings", "_ledger", "_caller", "_startup"],
+    ["errors", "_variables", "_imports", "_mismatch", "_places", "_suggestions", "_writes"],
+    ["_spec", "_override"],
+    ["_values"],
+    ["_settings"],
+    ["_log", "_pyproject"],
+    ["_command_settings"],
+    ["_machine", "_ledger", "_caller", "_startup"],
     ["_policy", "_children"],
     ["_context", "_dtypes", "_patches", "_probe", "_tracing"],
     ["_registry", "_active", "_origins"],

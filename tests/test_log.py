@@ -56,7 +56,7 @@ def test_the_level_comes_from_argument_variable_or_default(monkeypatch, argument
 @pytest.mark.parametrize("level", ["LOUD", "10", "CRITICAL", "INFO "])
 def test_a_level_that_is_none_is_an_error_that_names_those_there_are(monkeypatch, level):
     monkeypatch.setenv("TORCHDEVICE_LOG_LEVEL", level)
-    with pytest.raises(SettingsError, match="DEBUG, INFO, WARNING, ERROR") as caught:
+    with pytest.raises(SettingsError, match="'DEBUG', 'INFO', 'WARNING' or 'ERROR'") as caught:
         configure()
     assert repr(level) in str(caught.value)
 

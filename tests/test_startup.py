@@ -64,8 +64,8 @@ def test_an_idle_python_imports_next_to_nothing():
         text=True,
         timeout=60,
     )
-    own = ["torchdevice_mode", "torchdevice_mode._imports", "torchdevice_mode._startup"]
-    assert done.stdout.split() == ["__future__", *own, "torchdevice_mode.errors"], done.stderr
+    own = [f"torchdevice_mode.{name}" for name in ("_imports", "_startup", "_variables", "errors")]
+    assert done.stdout.split() == ["__future__", "torchdevice_mode", *own], done.stderr
 
 
 @pytest.mark.parametrize("flag", ["-I", "-E"])

@@ -15,12 +15,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from ._ledger import Entry, Ledger, Site
-from ._log import logger, warn_once
-from .errors import TorchDeviceWarning
+from ._log import logger, tell
+from ._settings import OF_REDIRECTION, OF_RUN, Settings, as_text
+from ._variables import ACTIVATE, FOLDER
 
-__all__ = ["FOLDER", "Exported", "Family", "new_folder"]
-
-FOLDER = "TORCHDEVICE_LEDGERS"
+__all__ = ["Exported", "Family", "new_folder", "variables_for"]
 
 _VERSION = 1
 # Of a process with more call sites than that, the busiest are told.
@@ -54,6 +53,27 @@ class Exported:
                 self._environ.pop(name, None)
             elif self._environ.get(name) != value:
                 self._environ[name] = value
+
+
+def variables_for(
+    settings: Settings, run: Mapping[str, object], folder: str
+) -> dict[str, str | None]:
+    """The environment variables by which a process that is started redirects as this one.
+
+    Args:
+        settings: Those of the redirection.
+        run: Those of the program, by name; of others, it finds what the environment has.
+        folder: Where the process is to leave what it counted.
+
+    Returns:
+        Text by variable; None for one that is to be absent.
+    """
+    told: dict[str, str | None] = {row.variable: None for row in OF_REDIRECTION}
+    told |= settings.to_environment()
+    rows = [row for row in OF_RUN if row.told and row.name in run]
+    told |= {row.variable: None for row in rows}
+    told |= as_text(rows, run)
+    return told | {ACTIVATE: "1", FOLDER: folder}
 
 
 def new_folder(environ: Mapping[str, str]) -> str:
@@ -193,10 +213,11 @@ class Family:
             # Without the folder, the root has ended: nobody waits for this any more.
             if self._announced and isinstance(error, FileNotFoundError):
                 return False
-            _warn(
+            tell(
+                "ledger-lost",
                 f"What is redirected in process {os.getpid()} is missing from the report, since "
                 f"{self.folder} cannot be written ({error.strerror or error}): set TMPDIR to a "
-                f"folder that can."
+                f"folder that can.",
             )
         return not self._failed
 
@@ -211,15 +232,6 @@ def _is_alive(process: int) -> bool:
     except OSError:
         pass  # another user's
     return True
-
-
-def _warn(message: str) -> None:
-    try:
-        warn_once("ledger-lost", message)
-    except TorchDeviceWarning as warning:
-        # Warnings are errors; but this comes at any time, and when a process ends.
-        if sys.stderr is not None:
-            print(f"torchdevice: {warning}", file=sys.stderr)
 
 
 def _read(path: Path) -> list[Entry]:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import torch
 
 from . import __version__, _session
 from ._policy import choose_target, decide
-from ._settings import ENVIRONMENT, Settings
+from ._settings import Found, Settings
 
-__all__ = ["REQUESTS", "collect", "origins", "render"]
+__all__ = ["REQUESTS", "collect", "render"]
 
 REQUESTS: tuple[str | int | None, ...] = (
     None,
@@ -33,33 +32,12 @@ REQUESTS: tuple[str | int | None, ...] = (
 """One request of each kind."""
 
 
-def origins(environ: Mapping[str, str], arguments: Mapping[str, Any]) -> dict[str, str]:
-    """Where each setting's value came from.
-
-    Args:
-        environ: The environment variables.
-        arguments: Values given on the command line by setting name; None means not given.
-
-    Returns:
-        Setting name to `argument`, `environment variable NAME` or `default`.
-    """
-    found = {}
-    for name, variable in ENVIRONMENT.items():
-        if arguments.get(name) is not None:
-            found[name] = "argument"
-        elif environ.get(variable):
-            found[name] = f"environment variable {variable}"
-        else:
-            found[name] = "default"
-    return found
-
-
-def collect(settings: Settings, origin: Mapping[str, str]) -> dict[str, Any]:
+def collect(settings: Settings, found: Mapping[str, Found]) -> dict[str, Any]:
     """The facts, as plain values that JSON can hold.
 
     Args:
-        settings: What holds.
-        origin: Where each setting came from, as `origins` gives it.
+        settings: Those of the redirection.
+        found: All settings, and where each was given.
 
     Returns:
         Versions, platform, accelerators, target, settings and decisions.
@@ -96,8 +74,8 @@ def collect(settings: Settings, origin: Mapping[str, str]) -> dict[str, Any]:
         ],
         "target": {"device": str(target), "reason": why},
         "settings": {
-            name: {"value": value, "origin": origin[name]}
-            for name, value in asdict(settings).items()
+            name: {"value": setting.value, "origin": setting.origin}
+            for name, setting in found.items()
         },
         "decisions": decisions,
     }
@@ -131,7 +109,7 @@ def render(facts: Mapping[str, Any]) -> str:
         ("target", f"{target['device']} ({target['reason']})"),
     ]
     settings = [
-        (name, "not set" if setting["value"] is None else str(setting["value"]), setting["origin"])
+        (name, _shown(setting["value"]), setting["origin"])
         for name, setting in facts["settings"].items()
     ]
     decisions = [
@@ -149,6 +127,12 @@ def render(facts: Mapping[str, Any]) -> str:
             "request, what it gets, and why\n" + _table(decisions, indent=2),
         )
     )
+
+
+def _shown(value: object) -> str:
+    if value is None or value == ():
+        return "not set"
+    return ",".join(value) if isinstance(value, tuple) else str(value)
 
 
 def _describe(accelerator: Mapping[str, Any]) -> str:

@@ -12,7 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .errors import SettingsError, TorchDeviceWarning
+from ._settings import LOG_LEVEL, SILENCE, Arguments, Environment, gather
+from .errors import TorchDeviceWarning
 
 __all__ = [
     "configure",
@@ -20,13 +21,13 @@ __all__ = [
     "is_library_frame",
     "is_program_frame",
     "logger",
+    "tell",
     "user_frame",
     "warn_once",
 ]
 
 logger = logging.getLogger("torchdevice")
 
-_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 # Beside torch and this package: wrappers that torch's decorators put between it and the user, and
 # safetensors, which is asked for tensors as torch is.
 _OWN_PREFIXES = frozenset(
@@ -48,13 +49,8 @@ def configure(level: str | None = None) -> None:
     Raises:
         SettingsError: If the level is none of these.
     """
-    text = level or os.environ.get("TORCHDEVICE_LOG_LEVEL") or "WARNING"
-    name = text.upper()
-    if name not in _LEVELS:
-        raise SettingsError(
-            f"TORCHDEVICE_LOG_LEVEL={text!r} is not a level: give {', '.join(_LEVELS)}."
-        )
-    logger.setLevel(name)
+    sources = [Arguments({LOG_LEVEL.name: level}), Environment(os.environ)]
+    logger.setLevel(gather([LOG_LEVEL], sources)[LOG_LEVEL.name].value)
     if not logger.handlers and not logging.getLogger().handlers:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("torchdevice: %(message)s"))
@@ -139,7 +135,7 @@ def warn_once(slug: str, message: str, *, key: object = None, place: Any = None)
         if (slug, key) in _said:
             return
         _said.add((slug, key))
-    if slug in os.environ.get("TORCHDEVICE_SILENCE", "").split(","):
+    if slug in gather([SILENCE], [Environment(os.environ)])[SILENCE.name].value:
         return
     frame = user_frame(sys._getframe(1)) if place is None else place
     warning = TorchDeviceWarning(f"{message} [{slug}]", slug)
@@ -155,6 +151,22 @@ def warn_once(slug: str, message: str, *, key: object = None, place: Any = None)
         module=variables.get("__name__"),
         registry=variables.setdefault("__warningregistry__", {}),
     )
+
+
+def tell(slug: str, message: str) -> None:
+    """Warn once where no exception may come out: when a process starts, ends, or writes a file.
+
+    Where warnings are errors, the warning is a line on stderr instead.
+
+    Args:
+        slug: As of `warn_once`.
+        message: As of `warn_once`.
+    """
+    try:
+        warn_once(slug, message)
+    except TorchDeviceWarning as warning:
+        if sys.stderr is not None:
+            print(f"torchdevice: {warning}", file=sys.stderr)
 
 
 def forget_warnings() -> None:

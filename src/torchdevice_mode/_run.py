@@ -20,9 +20,10 @@ import textwrap
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-__all__ = ["Program", "prepare", "run"]
+__all__ = ["Program", "folder_of", "prepare", "run"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,26 @@ class Program:
     kind: str
     name: str
     arguments: tuple[str, ...] = ()
+
+
+def folder_of(program: Program | None) -> Path | None:
+    """The folder that Python puts first on a program's path.
+
+    Args:
+        program: The program; None for what has none.
+
+    Returns:
+        A script's own folder, also where a link led to it, or the folder of programs that is run;
+        otherwise the current one. None where that was deleted.
+    """
+    try:
+        if program is None or program.kind != "script":
+            return Path.cwd()
+        # Not by `Path.resolve`, which raises another error for links that lead in a circle.
+        path = Path(os.path.realpath(program.name))
+        return path if path.is_dir() else path.parent
+    except OSError:
+        return None
 
 
 def prepare(program: Program) -> Callable[[], None]:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from . import _active, _override
-from ._children import FOLDER, Exported, Family
+from ._children import Exported, Family, variables_for
 from ._context import Context, after_fork
 from ._fallback import kernels
 from ._function_mode import RedirectFunctionMode
@@ -33,9 +33,8 @@ from ._modes import (
 )
 from ._patches import Patches
 from ._probe import probe
-from ._settings import ENVIRONMENT, Settings
+from ._settings import Settings
 from ._shims import ALL_PATCHES, cpu_random, threads
-from ._startup import ACTIVATE, SIMULATE
 
 __all__ = [
     "Entry",
@@ -270,13 +269,8 @@ def open_in_child(variables: dict[str, str]) -> Entry | None:
 def _variables_for_children(settings: Settings) -> dict[str, str | None]:
     """The environment variables by which a process that is started redirects as this one."""
     simulate = sys.modules.get(f"{__package__}.simulate")
-    return {
-        **dict.fromkeys(ENVIRONMENT.values()),
-        **settings.to_environment(),
-        ACTIVATE: "1",
-        SIMULATE: None if simulate is None else simulate.loaded_device(),
-        FOLDER: family.folder,
-    }
+    run = {"simulate": None if simulate is None else simulate.loaded_device()}
+    return variables_for(settings, run, family.folder)
 
 
 _following = False

@@ -1,49 +1,56 @@
-"""Settings: one frozen record, read from arguments and from the environment.
+"""Settings: one row for each, which can be an argument, an option, a variable or a key.
 
-The order of precedence is: argument, environment variable, default. A bad value is an error
-that names where it came from, because a variable set in a shell profile is hard to find.
+`SETTINGS` is the table. The options of `torchdevice run` and `info`, the environment of processes
+that are started, the keys of `[tool.torchdevice]` and the table of docs/settings.md follow from
+it. To add a setting, add a field to one of the two records, and its row.
+
+The order of precedence is: argument or option, environment variable, `pyproject.toml` (which only
+commands read), default. An error names the place of a bad value, because a variable set in a
+shell profile is hard to find.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
-from ._spec import ABSENT, NOT_A_DEVICE, TOGGLE, parse
+from ._values import (
+    NotAValueError,
+    Reader,
+    boolean,
+    device,
+    list_of_words,
+    one_of,
+    share_or_operator,
+)
+from ._variables import SIMULATE
 from .errors import SettingsError
 
-__all__ = ["ENVIRONMENT", "Settings"]
-
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "policy": ("force", "explicit"),
-    "override": ("cpu", "everything"),
-    "dispatch": ("auto", "always"),
-    "float64": ("downcast", "cpu", "error"),
-    "rng": ("target", "cpu"),
-}
-
-ENVIRONMENT: dict[str, str] = {
-    "target": "TORCHDEVICE_TARGET",
-    "policy": "TORCHDEVICE_POLICY",
-    "override": "TORCHDEVICE_OVERRIDE",
-    "dispatch": "TORCHDEVICE_DISPATCH",
-    "float64": "TORCHDEVICE_FLOAT64",
-    "verify": "TORCHDEVICE_VERIFY",
-    "verify_raise": "TORCHDEVICE_VERIFY_RAISE",
-    "rng": "TORCHDEVICE_RNG",
-    "allow_untested": "TORCH_ALLOW_REDIRECTS",
-}
-"""Setting to environment variable."""
-
-_TRUE = frozenset({"1", "true", "yes", "on"})
-_FALSE = frozenset({"", "0", "false", "no", "off"})
+__all__ = [
+    "DEFAULTS",
+    "ENVIRONMENT",
+    "LOG_LEVEL",
+    "OF_REDIRECTION",
+    "OF_RUN",
+    "SETTINGS",
+    "SILENCE",
+    "Arguments",
+    "Environment",
+    "Found",
+    "Options",
+    "RunSettings",
+    "Setting",
+    "Settings",
+    "Source",
+    "as_text",
+    "gather",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the user chose.
+    """What the user chose for a redirection.
 
     Attributes:
         target: Device that requests are redirected to (`"mps"`, `"cuda:1"`, `"cpu"`), or None
@@ -89,72 +96,301 @@ class Settings:
             TypeError: If an argument is no setting.
             SettingsError: If a value is not one the setting can have.
         """
-        unknown = set(arguments) - {f.name for f in fields(cls)}
+        unknown = set(arguments) - {row.name for row in OF_REDIRECTION}
         if unknown:
             raise TypeError(f"redirect() got an unexpected keyword argument {unknown.pop()!r}")
-        settings = cls()
-        for name, variable in ENVIRONMENT.items():
-            if arguments.get(name) is not None:
-                value = _checked(name, arguments[name], origin=f"{name}=")
-            elif environ.get(variable):
-                value = _checked(name, environ[variable], origin=f"{variable}=")
-            else:
-                continue
-            settings = replace(settings, **{name: value})
-        return settings
+        found = gather(OF_REDIRECTION, [Arguments(arguments), Environment(environ)])
+        return cls(**{name: one.value for name, one in found.items()})
 
     def to_environment(self) -> dict[str, str]:
         """The variables that give a child process these settings."""
-        variables = {}
-        for name, variable in ENVIRONMENT.items():
-            value = getattr(self, name)
-            if value not in (None, False):
-                variables[variable] = "true" if value is True else str(value)
-        return variables
+        return as_text(OF_REDIRECTION, asdict(self))
 
 
-def _checked(name: str, value: Any, *, origin: str) -> Any:
-    if name in ("allow_untested", "verify_raise"):
-        return _boolean(value, origin)
-    if name == "verify":
-        return _share_or_operator(value, origin)
-    if name == "target":
-        spec = parse(value)
-        if spec in (ABSENT, NOT_A_DEVICE, TOGGLE) or spec.type == "meta":
-            raise SettingsError(
-                f'{origin}{value!r} is not a device: give one such as "mps", "cuda:0" or "cpu".'
-            )
-        return str(spec)
-    choices = _CHOICES[name]
-    if value not in choices:
-        listed = " or ".join(repr(choice) for choice in choices)
-        raise SettingsError(f"{origin}{value!r} is not a value of {name}: give {listed}.")
-    return value
+@dataclass(frozen=True, slots=True)
+class RunSettings:
+    """What the user chose for a program that `torchdevice run` runs.
+
+    Attributes:
+        simulate: Device to simulate on the CPU, or None.
+        log_level: What is logged.
+        silence: Slugs of warnings that are not said.
+        quiet: Print no summary at exit.
+    """
+
+    simulate: str | None = None
+    log_level: str = "WARNING"
+    silence: tuple[str, ...] = ()
+    quiet: bool = False
 
 
-_OPERATOR = r"(aten::)?[a-zA-Z_]\w*"
+class Setting(NamedTuple):
+    """One setting, in all the forms that it can be given.
+
+    Attributes:
+        name: The argument, and the record's field.
+        variable: The environment variable; an empty one counts as absent.
+        read: Reads a value, or raises `NotAValueError`.
+        values: What it can be, for the documentation.
+        help: What it does, for `--help` and the documentation.
+        metavar: What stands for the value in `--help`; empty for a switch.
+        option: The option, where it is not the name with hyphens.
+        repeats: The option may be given several times, and each adds to the list.
+        told: Whether processes that the program starts are told.
+    """
+
+    name: str
+    variable: str
+    read: Reader
+    values: str
+    help: str
+    metavar: str = ""
+    option: str = ""
+    repeats: bool = False
+    told: bool = True
+
+    @property
+    def key(self) -> str:
+        """The key in `[tool.torchdevice]`."""
+        return self.name.replace("_", "-")
+
+    @property
+    def flag(self) -> str:
+        """The option of `torchdevice run` and `torchdevice info`."""
+        return self.option or f"--{self.key}"
 
 
-def _share_or_operator(value: Any, origin: str) -> str | None:
-    text = "none" if isinstance(value, bool) else str(value).strip()
-    try:
-        share = float(text)
-    except ValueError:
-        if not isinstance(value, bool) and re.fullmatch(_OPERATOR, text):
-            return text
-        share = -1.0
-    if not 0.0 <= share <= 1.0:
-        raise SettingsError(
-            f"{origin}{value!r} is neither a share nor an operator: give a number from 0 to 1, or "
-            f'a name such as "aten::mm".'
-        )
-    return text if share else None
+OF_REDIRECTION: tuple[Setting, ...] = (
+    Setting(
+        "target",
+        "TORCHDEVICE_TARGET",
+        device,
+        "a device of this machine",
+        'where requests go, such as "mps", "cuda:1" or "cpu"; by default the accelerator that the '
+        "machine has",
+        "DEVICE",
+    ),
+    Setting(
+        "policy",
+        "TORCHDEVICE_POLICY",
+        one_of("force", "explicit"),
+        "`force`, `explicit`",
+        '"force" (default) also moves requests for the CPU and for no device; "explicit" moves '
+        "only requests for an accelerator that is not there",
+        "POLICY",
+    ),
+    Setting(
+        "override",
+        "TORCHDEVICE_OVERRIDE",
+        one_of("cpu", "everything"),
+        "`cpu`, `everything`",
+        'what the CPU override holds: "cpu" (default) or "everything"',
+        "WHAT",
+    ),
+    Setting(
+        "dispatch",
+        "TORCHDEVICE_DISPATCH",
+        one_of("auto", "always"),
+        "`auto`, `always`",
+        '"auto" (default), or "always" to see every request that C++ code makes',
+        "WHEN",
+    ),
+    Setting(
+        "float64",
+        "TORCHDEVICE_FLOAT64",
+        one_of("downcast", "cpu", "error"),
+        "`downcast`, `cpu`, `error`",
+        'on a target without float64: "downcast" (default), "cpu" or "error"',
+        "HOW",
+    ),
+    Setting(
+        "verify",
+        "TORCHDEVICE_VERIFY",
+        share_or_operator,
+        "a number from 0 to 1, or an operator",
+        "repeat this share of operator calls (0.01), or all of one operator (mm), on the CPU, and "
+        "report what differs",
+        "SHARE",
+    ),
+    Setting(
+        "verify_raise",
+        "TORCHDEVICE_VERIFY_RAISE",
+        boolean,
+        "true, false",
+        "end the program where they differ",
+    ),
+    Setting(
+        "rng",
+        "TORCHDEVICE_RNG",
+        one_of("target", "cpu"),
+        "`target`, `cpu`",
+        'where random numbers are drawn: "target" (default), or "cpu" for those of a run on the '
+        "CPU",
+        "WHERE",
+    ),
+    Setting(
+        "allow_untested",
+        "TORCH_ALLOW_REDIRECTS",
+        boolean,
+        "true, false",
+        "redirect on platforms and torch versions that torchdevice was never tested with, too",
+    ),
+)
+"""Settings of a redirection, also arguments of `redirect()` and `enable()`."""
+
+LOG_LEVEL = Setting(
+    "log_level",
+    "TORCHDEVICE_LOG_LEVEL",
+    one_of("DEBUG", "INFO", "WARNING", "ERROR"),
+    "`DEBUG`, `INFO`, `WARNING`, `ERROR`",
+    "what is logged: DEBUG, INFO (each line that is redirected), WARNING (default) or ERROR",
+    "LEVEL",
+)
+SILENCE = Setting(
+    "silence",
+    "TORCHDEVICE_SILENCE",
+    list_of_words,
+    "slugs of [messages](messages.md)",
+    "do not say the warnings with these slugs, which stand in brackets at their ends",
+    "SLUG,...",
+    repeats=True,
+)
+OF_RUN: tuple[Setting, ...] = (
+    Setting(
+        "simulate",
+        SIMULATE,
+        one_of("mps", "cuda"),
+        "`mps`, `cuda`",
+        'simulate this device ("mps" or "cuda") on the CPU',
+        "DEVICE",
+    ),
+    LOG_LEVEL,
+    SILENCE,
+    Setting("quiet", "TORCHDEVICE_QUIET", boolean, "true, false", "print no summary at the end"),
+)
+"""Further settings of a program that `torchdevice run` runs."""
+
+SETTINGS = (*OF_REDIRECTION, *OF_RUN)
+"""All of them."""
+
+DEFAULTS: dict[str, Any] = {**asdict(Settings()), **asdict(RunSettings())}
+"""Setting to its value where none is given."""
+
+ENVIRONMENT: dict[str, str] = {row.name: row.variable for row in OF_REDIRECTION}
+"""Setting of a redirection to environment variable."""
 
 
-def _boolean(value: Any, origin: str) -> bool:
-    if isinstance(value, bool):
-        return value
-    text = str(value).strip().lower()
-    if text in _TRUE or text in _FALSE:
-        return text in _TRUE
-    raise SettingsError(f"{origin}{value!r} is neither true nor false: give true or false.")
+# --- where values come from --------------------------------------------------------------------
+
+
+class Source:
+    """Gives values of settings, and says how to name the place of one."""
+
+    def value(self, row: Setting) -> object:
+        """The value as it was given; None where it was not."""
+        raise NotImplementedError
+
+    def place(self, row: Setting, value: object) -> str:
+        """The value and its place, as an error's sentence begins."""
+        raise NotImplementedError
+
+    def origin(self, row: Setting) -> str:
+        """Where the value stands, as `torchdevice info` shows it."""
+        raise NotImplementedError
+
+
+class Arguments(Source):
+    """Arguments of a function, by name of the setting."""
+
+    def __init__(self, values: Mapping[str, object]) -> None:
+        self._values = values
+
+    def value(self, row: Setting) -> object:
+        return self._values.get(row.name)
+
+    def place(self, row: Setting, value: object) -> str:
+        return f"{row.name}={value!r}"
+
+    def origin(self, row: Setting) -> str:
+        return "argument"
+
+
+class Options(Arguments):
+    """Options of a command, by name of the setting."""
+
+    def place(self, row: Setting, value: object) -> str:
+        return f"{row.flag} {value!r}"
+
+    def origin(self, row: Setting) -> str:
+        return f"option {row.flag}"
+
+
+class Environment(Source):
+    """Environment variables."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+
+    def value(self, row: Setting) -> object:
+        return self._environ.get(row.variable) or None
+
+    def place(self, row: Setting, value: object) -> str:
+        return f"{row.variable}={value!r}"
+
+    def origin(self, row: Setting) -> str:
+        return f"environment variable {row.variable}"
+
+
+class Found(NamedTuple):
+    """A setting's value, and where it was given."""
+
+    value: Any
+    origin: str
+
+
+def gather(rows: Iterable[Setting], sources: Sequence[Source]) -> dict[str, Found]:
+    """The value of each setting.
+
+    Args:
+        rows: Which settings.
+        sources: Where to look; the first that gives a value decides.
+
+    Returns:
+        What was found, by the setting's name.
+
+    Raises:
+        SettingsError: If a value that decides is not one the setting can have.
+    """
+    return {row.name: _find(row, sources) for row in rows}
+
+
+def _find(row: Setting, sources: Sequence[Source]) -> Found:
+    for source in sources:
+        given = source.value(row)
+        if given is None:
+            continue
+        try:
+            return Found(row.read(given), source.origin(row))
+        except NotAValueError as refusal:
+            raise SettingsError(f"{source.place(row, given)} {refusal}") from None
+    return Found(DEFAULTS[row.name], "default")
+
+
+def as_text(rows: Iterable[Setting], values: Mapping[str, Any]) -> dict[str, str]:
+    """Settings as environment variables, without those that are off or empty.
+
+    Args:
+        rows: Which settings.
+        values: Their values by name.
+
+    Returns:
+        Text by variable.
+    """
+    found = {}
+    for row in rows:
+        value = values[row.name]
+        if isinstance(value, tuple):
+            value = ",".join(value)
+        if value not in (None, False, ""):
+            found[row.variable] = "true" if value is True else str(value)
+    return found

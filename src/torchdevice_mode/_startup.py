@@ -13,19 +13,15 @@ import os
 import sys
 
 from ._imports import when_imported
+from ._variables import ACTIVATE, FALSE, SIMULATE, TRUE
 
 # Not that of `typing`, which takes longer to import than this file.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["ACTIVATE", "SIMULATE", "begin", "begin_as_told"]
+__all__ = ["begin", "begin_as_told"]
 
-ACTIVATE = "ACTIVATE_TORCH_DEVICE"
-SIMULATE = "TORCHDEVICE_SIMULATE"
-
-_TRUE = frozenset({"1", "true", "yes", "on"})
-_FALSE = frozenset({"", "0", "false", "no", "off"})
 # The processes in which Inductor compiles for this one are torch's own, and run no program.
 _COMPILE_WORKER = os.path.join("torch", "_inductor", "compile_worker", "__main__.py")  # noqa: PTH118
 
@@ -39,9 +35,9 @@ def begin() -> None:
         _take_back()
         _take_back = None
     asked = os.environ.get(ACTIVATE, "").strip().lower()
-    if asked in _TRUE:
+    if asked in TRUE:
         _take_back = when_imported("torch", _enable)
-    elif asked not in _FALSE:
+    elif asked not in FALSE:
         _warn(f"{ACTIVATE}={asked!r} is neither true nor false: give 1 or 0.")
 
 
@@ -77,12 +73,6 @@ def _enable() -> None:
 
 
 def _warn(message: str) -> None:
-    from ._log import warn_once
-    from .errors import TorchDeviceWarning
+    from ._log import tell
 
-    try:
-        warn_once("start-up", message)
-    except TorchDeviceWarning as warning:
-        # Where warnings are errors, this would be one of `import torch`, or of Python's start.
-        if sys.stderr is not None:
-            print(f"torchdevice: {warning}", file=sys.stderr)
+    tell("start-up", message)

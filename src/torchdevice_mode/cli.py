@@ -7,22 +7,24 @@ import atexit
 import json
 import os
 import sys
+from argparse import BooleanOptionalAction
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
-from ._children import FOLDER, Exported, Family, new_folder
+from ._children import Exported, Family, new_folder, variables_for
+from ._command_settings import choose
 from ._imports import when_imported
 from ._ledger import Ledger
 from ._log import configure
-from ._run import Program, prepare, run
-from ._settings import ENVIRONMENT, Settings
-from ._startup import ACTIVATE, SIMULATE
+from ._run import Program, folder_of, prepare, run
+from ._settings import SETTINGS, Setting, Settings
 from ._summary import render
+from ._variables import FOLDER
 from .errors import TorchDeviceError
 
 if TYPE_CHECKING:
@@ -40,75 +42,24 @@ class Option:
 
     @property
     def takes_value(self) -> bool:
-        return "action" not in self.told
+        return self.told.get("action") in (None, "append")
 
 
 def _option(name: str, **told: Any) -> Option:
     return Option(name, told)
 
 
-# Options named like a setting are that setting; `Settings` checks their values.
-_SETTINGS = (
-    _option(
-        "--target",
-        metavar="DEVICE",
-        help='where requests go, such as "mps", "cuda:1" or "cpu"; by default the accelerator '
-        "that the machine has",
-    ),
-    _option(
-        "--policy",
-        metavar="POLICY",
-        help='"force" (default) also moves requests for the CPU and for no device; "explicit" '
-        "moves only requests for an accelerator that is not there",
-    ),
-    _option(
-        "--override",
-        metavar="WHAT",
-        help='what the CPU override holds: "cpu" (default) or "everything"',
-    ),
-    _option(
-        "--dispatch",
-        metavar="WHEN",
-        help='"auto" (default), or "always" to see every request that C++ code makes',
-    ),
-    _option(
-        "--float64",
-        metavar="HOW",
-        help='on a target without float64: "downcast" (default), "cpu" or "error"',
-    ),
-    _option(
-        "--verify",
-        metavar="SHARE",
-        help="repeat this share of operator calls (0.01), or all of one operator (mm), on the CPU, "
-        "and report what differs",
-    ),
-    _option(
-        "--verify-raise",
-        action="store_true",
-        default=None,
-        help="end the program where they differ",
-    ),
-    _option(
-        "--rng",
-        metavar="WHERE",
-        help='where random numbers are drawn: "target" (default), or "cpu" for those of a run on '
-        "the CPU",
-    ),
-    _option("--simulate", metavar="DEVICE", help='simulate DEVICE ("mps", "cuda") on the CPU'),
-)
-_LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
-_RUN = (
-    *_SETTINGS,
-    _option("--quiet", action="store_true", help="print no summary at exit"),
-    _option(
-        "--log-level",
-        metavar="LEVEL",
-        type=str.upper,
-        choices=_LOG_LEVELS,
-        help=f"what is logged: {', '.join(_LOG_LEVELS)} (default: WARNING)",
-    ),
-)
-_INFO = (*_SETTINGS, _option("--json", action="store_true", help="print JSON"))
+def _of_setting(row: Setting) -> Option:
+    """The option that gives a setting, whose value is checked with those of other places."""
+    if not row.metavar:
+        return _option(row.flag, dest=row.name, action=BooleanOptionalAction, help=row.help)
+    action = {"action": "append"} if row.repeats else {}
+    return _option(row.flag, dest=row.name, metavar=row.metavar, help=row.help, **action)
+
+
+_OF_SETTINGS = tuple(_of_setting(row) for row in SETTINGS)
+_RUN = _OF_SETTINGS
+_INFO = (*_OF_SETTINGS, _option("--json", action="store_true", help="print JSON"))
 _GAP = (
     _option(
         "--torch-module", metavar="MODULE", help='only this module, such as "torch.cuda.memory"'
@@ -239,26 +190,16 @@ def _program(rest: list[str]) -> Program | None:
 # --- commands --------------------------------------------------------------------------------
 
 
-def _settings_given(options: argparse.Namespace) -> dict[str, Any]:
-    return {name: getattr(options, name) for name in ENVIRONMENT if hasattr(options, name)}
-
-
 def _fail(code: int, sentence: object) -> int:
     print(f"torchdevice: error: {sentence}", file=sys.stderr)
     return code
 
 
-def _import_torch(options: argparse.Namespace) -> None:
+def _import_torch(simulate: str | None) -> None:
     """Import torch, and the simulated accelerator before torch is asked anything."""
     import_module("torch")
-    device = _simulated(options)
-    if device is not None:
-        import_module(f"{__package__}.simulate").load(device)
-
-
-def _simulated(options: argparse.Namespace) -> str | None:
-    """The device to simulate; a command under another that simulates is told by a variable."""
-    return options.simulate or os.environ.get(SIMULATE) or None
+    if simulate is not None:
+        import_module(f"{__package__}.simulate").load(simulate)
 
 
 def _without_torch(error: ModuleNotFoundError) -> int:
@@ -269,18 +210,18 @@ def _without_torch(error: ModuleNotFoundError) -> int:
 
 def _run(options: argparse.Namespace, program: Program | None) -> int:
     assert program is not None
-    if options.log_level:
-        # Through the environment, so that child processes log alike.
-        os.environ["TORCHDEVICE_LOG_LEVEL"] = options.log_level
     try:
-        settings = Settings.load(os.environ, **_settings_given(options))
-        configure()
+        settings, run_settings, _ = choose(vars(options), os.environ, folder_of(program))
+        # For this process too, which reads some of these where they are needed.
+        folder = os.environ.get(FOLDER) or new_folder(os.environ)
+        told = variables_for(settings, asdict(run_settings), folder)
         start = prepare(program)
-        if _simulated(options) is not None or settings.target not in (None, "cpu"):
+        if run_settings.simulate is not None or settings.target not in (None, "cpu"):
             # Whether there is such a target, only torch knows, and the program must not start
             # without it. Otherwise torch is imported when the program does.
-            _import_torch(options)
-        _tell_children(settings, _simulated(options))
+            _import_torch(run_settings.simulate)
+        Exported(told, os.environ)  # for as long as the process lasts
+        configure()
         contexts: list[Context | None] = []
         when_imported("torch", lambda: contexts.append(_enable(settings)))
     except OSError as error:
@@ -292,21 +233,10 @@ def _run(options: argparse.Namespace, program: Program | None) -> int:
     except ModuleNotFoundError as error:
         return _without_torch(error)
     # Handlers run last in, first out: this one after all of the program's own.
-    stream = None if options.quiet else sys.stderr
+    stream = None if run_settings.quiet else sys.stderr
     atexit.register(_finish, contexts, stream, os.getpid(), str(Path.cwd()))
     run(start)
     return 0
-
-
-def _tell_children(settings: Settings, simulate: str | None) -> None:
-    """Set the variables by which programs that this one starts are redirected like it."""
-    told: dict[str, str | None] = {**dict.fromkeys(ENVIRONMENT.values()), ACTIVATE: "1"}
-    told |= settings.to_environment()
-    if simulate is not None:
-        told[SIMULATE] = simulate
-    # Under another `torchdevice run`, that one adds up.
-    told[FOLDER] = os.environ.get(FOLDER) or new_folder(os.environ)
-    Exported(told, os.environ)  # for as long as the process lasts
 
 
 def _enable(settings: Settings) -> Context | None:
@@ -351,11 +281,11 @@ def _print_at_end(text: str, stream: Any) -> None:
 
 def _info(options: argparse.Namespace, program: Program | None) -> int:
     try:
-        settings = Settings.load(os.environ, **_settings_given(options))
-        _import_torch(options)
+        settings, run_settings, found = choose(vars(options), os.environ, folder_of(None))
+        _import_torch(run_settings.simulate)
         from . import _info as info
 
-        facts = info.collect(settings, info.origins(os.environ, _settings_given(options)))
+        facts = info.collect(settings, found)
     except TorchDeviceError as error:
         return _fail(2, error)
     except ModuleNotFoundError as error:

@@ -24,7 +24,7 @@ from torch.multiprocessing import reductions
 from .._active import current
 from .._log import warn_once
 from .._patches import Hook, Patch, imported, late
-from .._startup import ACTIVATE
+from .._variables import ACTIVATE
 
 __all__ = ["PATCHES"]
 
