@@ -17,7 +17,7 @@ from ._caller import asked_by_torch
 from ._context import Context
 from ._cpu_operator import bytes_of
 from ._downcast import note_downcast
-from ._dtypes import NARROWER
+from ._dtypes import NARROWER, narrowed
 from ._on_cpu import Call, then_copied_back
 from ._strays import note_strays
 from ._writes import name_of, writes
@@ -144,6 +144,5 @@ def _to_device(
     """Move a tensor, narrowed where the device lacks its dtype; gradients flow back."""
     if device.type == "cpu" and wider is not None and tensor.dtype is NARROWER[wider]:
         return tensor.to(device).to(wider)
-    if device.type == "mps" and tensor.dtype in NARROWER:
-        tensor = tensor.to(NARROWER[tensor.dtype])
-    return tensor.to(device)
+    narrow: torch.Tensor = narrowed(tensor, device.type) if device.type == "mps" else tensor
+    return narrow.to(device)

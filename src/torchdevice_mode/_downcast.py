@@ -7,15 +7,22 @@ import types
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ._context import Context
-from ._dtypes import HELD_ONLY, NARROWER, refuse_held
+from ._dtypes import HELD_ONLY, NARROWER, narrowed, refuse_held
 from ._ledger import Place
 from ._log import warn_once
 from ._origins import origin
 
-__all__ = ["IN_CPP", "brought_back", "narrowed_operator", "note_downcast", "refused_dtype"]
+__all__ = [
+    "IN_CPP",
+    "brought_back",
+    "narrowed_arguments",
+    "narrowed_operator",
+    "note_downcast",
+    "refused_dtype",
+]
 
 # Metal's texts, of several versions of torch, and the dtype in C++'s name for it.
 _REFUSED = re.compile(
@@ -66,23 +73,32 @@ def narrowed_operator(
         return None
     if context.settings.float64 != "downcast":
         raise error
-    changed = False
+    if any(a.alias_info is not None for a in operator._schema.arguments):
+        return None  # it writes
+    given = narrowed_arguments(context, args, kwargs)
+    if given is not None:
+        note_downcast(context, str(operator._schema.name), frame, refused)
+    return given
 
-    def narrowed(leaf: Any) -> Any:
-        nonlocal changed
-        if isinstance(leaf, torch.dtype) and leaf in NARROWER:
-            changed = True
-            return NARROWER[leaf]
-        if isinstance(leaf, torch.Tensor) and leaf.dtype in NARROWER:
-            changed = True
-            return leaf.to("cpu").to(NARROWER[leaf.dtype]).to(leaf.device)
-        return leaf
 
-    writes = any(a.alias_info is not None for a in operator._schema.arguments)
-    new_args, new_kwargs = tree_map(narrowed, (args, kwargs))
-    if writes or not changed:
+def narrowed_arguments(
+    context: Context, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """The arguments of a call with float32 in place of float64, and complex64 of complex128.
+
+    Args:
+        context: The redirection.
+        args: The positional arguments.
+        kwargs: The keyword arguments.
+
+    Returns:
+        The arguments; None where nothing among them is cast down.
+    """
+    leaves, spec = tree_flatten((args, kwargs))
+    narrow = [narrowed(leaf, context.target.type) for leaf in leaves]
+    if all(new is leaf for new, leaf in zip(narrow, leaves, strict=True)):
         return None
-    note_downcast(context, str(operator._schema.name), frame, refused)
+    new_args, new_kwargs = tree_unflatten(narrow, spec)
     return new_args, new_kwargs
 
 
@@ -145,4 +161,5 @@ def brought_back(
         return moved
     if not in_backward:
         note_downcast(context, name, frame, made.dtype)
-    return made.to(NARROWER[made.dtype]).to(context.target)
+    narrow: torch.Tensor = narrowed(made, context.target.type)
+    return narrow.to(context.target)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
-__all__ = ["HELD_ONLY", "NARROWER", "refuse_held"]
+__all__ = ["HELD_ONLY", "NARROWER", "narrowed", "refuse_held"]
 
 NARROWER: dict[torch.dtype, torch.dtype] = {
     torch.float64: torch.float32,
@@ -13,6 +15,27 @@ NARROWER: dict[torch.dtype, torch.dtype] = {
 
 HELD_ONLY = torch.complex128
 """Metal refuses float64 when a tensor is made; this it holds, and no kernel computes with it."""
+
+
+def narrowed(value: Any, device_type: str) -> Any:
+    """A tensor, or a dtype, in the narrower dtype that a device has; gradients flow back.
+
+    Args:
+        value: Any argument of a call.
+        device_type: The type of the device.
+
+    Returns:
+        The value itself where it is of no such dtype.
+    """
+    if isinstance(value, torch.dtype):
+        return NARROWER.get(value, value)
+    if not isinstance(value, torch.Tensor) or value.dtype not in NARROWER:
+        return value
+    narrower = NARROWER[value.dtype]
+    if value.device.type != device_type:
+        return value.to(narrower)
+    # Metal holds complex128, and converts it on the CPU only.
+    return value.to("cpu").to(narrower).to(value.device)
 
 
 def refuse_held(tensor: torch.Tensor, lacking: str) -> None:

@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from ._context import Context, is_accelerator_request
 from ._cpu_operator import cpu_generator
-from ._downcast import IN_CPP, note_downcast
+from ._downcast import IN_CPP, narrowed_arguments, note_downcast
 from ._dtypes import NARROWER
 from ._on_cpu import Call, compute_on_cpu, then_copied_back
 from ._rules import RULES
@@ -195,31 +195,16 @@ def cast_down(context: Context, call: Call, frame: Any, refused: str = "Double")
     name = name_of(func)
     if any(t.dtype in NARROWER for t in writes(func, args, kwargs).into):
         return None
-    changed = False
-
-    def narrowed(leaf: Any) -> Any:
-        nonlocal changed
-        if isinstance(leaf, torch.dtype) and leaf in NARROWER:
-            changed = True
-            return NARROWER[leaf]
-        if isinstance(leaf, torch.Tensor) and leaf.dtype in NARROWER:
-            changed = True
-            narrower = NARROWER[leaf.dtype]
-            if leaf.device.type != context.target.type:
-                return leaf.to(narrower)
-            # Metal holds complex128, and converts it on the CPU only.
-            return leaf.to("cpu").to(narrower).to(leaf.device)
-        return leaf
-
-    new_args, new_kwargs = pytree.tree_map(narrowed, (args, kwargs))
+    narrow = narrowed_arguments(context, args, kwargs)
+    new_args, new_kwargs = narrow or (args, dict(kwargs))
     class_name = _class_name(call)
     if name in _WIDENING:
         func, new_args, new_kwargs = torch.Tensor.to, (new_args[0], _WIDENING[name]), {}
     elif name == "type" and class_name.endswith("DoubleTensor"):
         new_args = (new_args[0], class_name.replace("Double", "Float"), *new_args[2:])
-    elif not changed and _chooses_dtype(func) and kwargs.get("dtype") is None:
+    elif narrow is None and _chooses_dtype(func) and kwargs.get("dtype") is None:
         new_kwargs["dtype"] = torch.complex64 if refused == "ComplexDouble" else torch.float32
-    elif not changed:
+    elif narrow is None:
         return None
     note_downcast(context, name, frame, IN_CPP[refused])
     return func, new_args, new_kwargs
