@@ -7,14 +7,11 @@ of it that is not compressed goes back to the target.
 
 from __future__ import annotations
 
-import functools
 import re
 from typing import Any
 
-import torch
-from torch.utils import _pytree as pytree
-
-from ._context import Context, is_accelerator_request
+from ._context import Context
+from ._float64 import stay_on_cpu
 from ._log import warn_once
 from ._on_cpu import Call, compute_on_cpu
 from ._origins import origin
@@ -43,8 +40,7 @@ def keep_compressed(context: Context, call: Call, error: Exception, frame: Any) 
     Returns:
         A call that does so; None where nothing is asked of the target.
     """
-    func, args, kwargs = call
-    name = name_of(func)
+    name = name_of(call[0])
     user = origin(frame)
     warn_once(
         "compressed-sparse",
@@ -55,21 +51,6 @@ def keep_compressed(context: Context, call: Call, error: Exception, frame: Any) 
     )
     if name not in _MOVES:
         return compute_on_cpu(context, call, str(error), frame, warn=False, also_makes=True)
-    cpu = torch.device("cpu")
-    if name != "to":
-        func, args, kwargs = torch.Tensor.to, (args[0], cpu), {}
-
-    def on_cpu(leaf: Any) -> Any:
-        named = isinstance(leaf, (torch.device, str)) and is_accelerator_request(leaf)
-        return cpu if named else leaf
-
-    args, kwargs = pytree.tree_map(on_cpu, (args, kwargs))
     reason = f"{context.target.type} has no compressed sparse tensors"
-    context.record("fallback", f"a compressed tensor in {name}", cpu, reason, frame)
-
-    @functools.wraps(func)
-    def past_the_rules(*args: Any, **kwargs: Any) -> Any:
-        # A rule would send a request for the CPU back to the target.
-        return func(*args, **kwargs)
-
-    return past_the_rules, args, kwargs
+    context.record("fallback", f"a compressed tensor in {name}", "cpu", reason, frame)
+    return stay_on_cpu(context, call)

@@ -32,6 +32,7 @@ __all__ = [
     "mixes_widths",
     "saturate",
     "settle",
+    "stay_on_cpu",
 ]
 
 _OVERFLOW = re.compile(r"cannot be converted to type (float|c10::complex<float>) without overflow")
@@ -82,13 +83,13 @@ def settle(context: Context, call: Call, frame: Any, error: Exception, refused: 
         # It has the dtype, and Metal would have to convert on the way.
         name = name_of(call[0])
         context.record("adoption", f"an accelerator tensor in {name}", "cpu", _CONVERTS, frame)
-        return _on_cpu(context, call)
+        return stay_on_cpu(context, call)
     if refused not in IN_CPP:
         return compute_on_cpu(context, call, str(error), frame) or _then_moved(context, call)
     if context.settings.float64 == "cpu":
         reason = f"{context.target.type} has no float64, which is to stay on the CPU"
         context.record("fallback", f"float64 in {name_of(call[0])}", "cpu", reason, frame)
-        return _on_cpu(context, call)
+        return stay_on_cpu(context, call)
     if context.settings.float64 == "error":
         explain_refusal(error)
         return None
@@ -271,8 +272,16 @@ def saturate(context: Context, call: Call, frame: Any) -> Call | None:
 # --- on the CPU -----------------------------------------------------------------------------
 
 
-def _on_cpu(context: Context, call: Call) -> Call:
-    """Make the call on the CPU, which has every dtype, and leave the result there."""
+def stay_on_cpu(context: Context, call: Call) -> Call:
+    """Make the call on the CPU, which has every dtype and layout, and leave the result there.
+
+    Args:
+        context: The redirection.
+        call: Function, positional and keyword arguments.
+
+    Returns:
+        A call that does so, past the rules.
+    """
     func, args, kwargs = call
     cpu = torch.device("cpu")
     name = name_of(func)
@@ -312,5 +321,5 @@ def _then_moved(context: Context, call: Call) -> Call | None:
     """Make a tensor on the CPU that the target can hold, and fill nothing into; then move it."""
     if RULES.get(call[0]) not in _CHOOSE_DTYPE:
         return None
-    make_there, args, kwargs = _on_cpu(context, call)
+    make_there, args, kwargs = stay_on_cpu(context, call)
     return (lambda: make_there(*args, **kwargs).to(context.target)), (), {}
