@@ -53,10 +53,11 @@ def on_cpu(operator: Any) -> Callable[..., Any]:
         with torch._C.DisableTorchFunction():
             call = _Call(context, _name(operator))
             if generator is not None and len(args) > generator:
-                drawn_by = call.generator(args[generator])
+                drawn_by = cpu_generator(args[generator], context.target)
                 args = (*args[:generator], drawn_by, *args[generator + 1 :])
             elif generator is not None:
-                kwargs = {**kwargs, "generator": call.generator(kwargs.get("generator"))}
+                drawn_by = cpu_generator(kwargs.get("generator"), context.target)
+                kwargs = {**kwargs, "generator": drawn_by}
             result = call.make(operator, names, written, args, kwargs)
         _note(context, operator, call, reason, time.perf_counter() - began)
         return result
@@ -96,10 +97,6 @@ class _Call:
         for tensor in tensors:
             self._write_back(tensor)
         return self._back(result, originals)
-
-    def generator(self, given: torch.Generator | None) -> torch.Generator:
-        """One on the CPU that follows from the state of the target's, and moves it on."""
-        return cpu_generator(given, self.device)
 
     def _to_cpu(self, value: Any) -> Any:
         if isinstance(value, torch.Tensor):

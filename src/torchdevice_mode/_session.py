@@ -304,8 +304,4 @@ def _begin_forked() -> None:
 def _finish_at_end() -> None:
     # Not by `atexit`, which processes of multiprocessing end without, and which would come before
     # multiprocessing waits for its children.
-    Finalize(None, _finish, exitpriority=-100)
-
-
-def _finish() -> None:
-    family.finish()
+    Finalize(None, family.finish, exitpriority=-100)

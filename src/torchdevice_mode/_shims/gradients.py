@@ -49,12 +49,12 @@ def _moved(
 ) -> torch.Tensor:
     if gradient.device == device or "meta" in (gradient.device.type, device.type):
         return gradient
+    from .._cpu_operator import bytes_of  # where a gradient is moved
+
     asked = f"a gradient on {gradient.device} in {name}"
     reason = f"it belongs to a tensor on {device}"
-    moved = gradient.numel() * gradient.element_size()
-    context.record_cost(
-        "adoption", asked, device, reason, origin(sys._getframe(2)), moved=moved, seconds=0.0
-    )
+    place, moved = origin(sys._getframe(2)), bytes_of(gradient)
+    context.record_cost("adoption", asked, device, reason, place, moved=moved)
     # Past our own mode, which would bring it back from the CPU.
     with torch._C.DisableTorchFunction():
         return gradient.to(device)

@@ -13,12 +13,13 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.utils import _pytree as pytree
 
 from ..._active import current
 from ..._cpu_operator import bytes_of
@@ -150,7 +151,7 @@ class _Staged:
             if first and self._writes:
                 self.written.append((value, copy))
             return copy
-        if isinstance(value, (list, tuple)) and any(_tensors(value)):
+        if isinstance(value, (list, tuple)) and pytree.tree_any(_is_tensor, value):
             return [self._copied(item, first) for item in value]
         return value
 
@@ -171,12 +172,8 @@ class _Staged:
         return [tensor for tensor, _ in self.written]
 
 
-def _tensors(value: Any) -> Iterator[bool]:
-    if isinstance(value, torch.Tensor):
-        yield True
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _tensors(item)
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, torch.Tensor)
 
 
 def _note(name: str, moved: int, seconds: float) -> None:
