@@ -20,7 +20,7 @@ import ctypes
 import sys
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields
 
 from ..errors import SimulatorError
@@ -184,35 +184,29 @@ def counting() -> Iterator[Counting]:
         counts._end = counters()
 
 
-@contextmanager
-def memory_limit(limit: int) -> Iterator[None]:
+def memory_limit(limit: int) -> AbstractContextManager[None]:
     """Let the device run out of memory beyond a number of bytes, as the real one does.
 
     Args:
         limit: Bytes that all tensors of the device together may take.
+
+    Returns:
+        A context manager.
     """
-    library = _loaded()
-    before = library.simulated_limit_memory(limit)
-    try:
-        yield
-    finally:
-        library.simulated_limit_memory(before)
+    return _holding("simulated_limit_memory", limit)
 
 
-@contextmanager
-def macos_version(major: int, minor: int = 0) -> Iterator[None]:
+def macos_version(major: int, minor: int = 0) -> AbstractContextManager[None]:
     """Let the device refuse what it refuses on an older macOS; otherwise it is macOS 26.
 
     Args:
         major: Such as 14 for macOS 14.4.
         minor: Such as 4.
+
+    Returns:
+        A context manager.
     """
-    library = _loaded()
-    before = library.simulated_set_macos(100 * major + minor)
-    try:
-        yield
-    finally:
-        library.simulated_set_macos(before)
+    return _holding("simulated_set_macos", 100 * major + minor)
 
 
 def refusals() -> list[str]:
@@ -224,19 +218,16 @@ def refusals() -> list[str]:
     return texts
 
 
-@contextmanager
-def without_refusals() -> Iterator[None]:
+def without_refusals() -> AbstractContextManager[None]:
     """Let the device compute what Metal refuses, such as complex matrices in `torch.linalg`.
 
     Blocks may be nested. Missing operators, dtypes that cannot be stored and operands on different
     devices are refused all the same.
+
+    Returns:
+        A context manager.
     """
-    library = _loaded()
-    before = library.simulated_set_refusing(False)
-    try:
-        yield
-    finally:
-        library.simulated_set_refusing(before)
+    return _holding("simulated_set_refusing", False)
 
 
 @contextmanager
@@ -290,6 +281,17 @@ def _take_away(name: str) -> list[str]:
             f"name what it is made of, such as its overload '.out'."
         )
     return [found for found in overloads if _set_missing(found, True)]
+
+
+@contextmanager
+def _holding(setter: str, value: int) -> Iterator[None]:
+    """Hold a value of the device in a block; its setters return what held before."""
+    set_value = getattr(_loaded(), setter)
+    before = set_value(value)
+    try:
+        yield
+    finally:
+        set_value(before)
 
 
 def _set_missing(name: str, missing: bool) -> bool:
