@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 from ..._active import current
 from ..._context import Context
-from ..._patches import Hook, Patch
+from ..._patches import Hook, Parameter, Patch
 from ...errors import UnsupportedByTargetError
 
 __all__ = ["PATCHES", "redirection"]
@@ -35,22 +35,19 @@ def redirection() -> Context | None:
 
 
 def _for_target(original: Callable[..., Any]) -> Callable[..., Any]:
-    position = original.__code__.co_varnames.index("backend")
+    parameter = Parameter(original, "backend")
 
     @functools.wraps(original)
     def _new_process_group_helper(*args: Any, **kwargs: Any) -> Any:
         context = redirection()
-        asked = args[position] if len(args) > position else kwargs.get("backend")
+        asked = parameter.given(args, kwargs)
         if context is None or not isinstance(asked, str):
             return original(*args, **kwargs)
         from ._backend import serving
 
         backend = serving(asked, context)
         _serve(context.target.type, backend)
-        if len(args) > position:
-            args = (*args[:position], backend, *args[position + 1 :])
-        else:
-            kwargs["backend"] = backend
+        args, kwargs = parameter.replaced(args, kwargs, backend)
         if backend != asked and _is_for_nccl(kwargs.get("backend_options")):
             kwargs["backend_options"] = None
         device = kwargs.get("device_id")

@@ -16,31 +16,26 @@ import torch
 import torch.distributed as dist
 from torch.distributed import device_mesh
 
-from ..._patches import Hook, Patch, Patches, imported, late
+from ..._patches import Hook, Parameter, Patch, Patches, imported, late
 from ._groups import redirection
 
 __all__ = ["PATCHES"]
 
-_MESH_PARAMETER = "device_type"
-
 
 def _of_target(original: Callable[..., Any]) -> Callable[..., Any]:
     """A function whose parameter `device_type` goes through the policy."""
-    code = original.__code__
-    position = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount].index(_MESH_PARAMETER)
+    parameter = Parameter(original, "device_type")
 
     @functools.wraps(original)
     def answer(*args: Any, **kwargs: Any) -> Any:
         context = redirection()
-        asked = args[position] if len(args) > position else kwargs.get(_MESH_PARAMETER)
+        asked = parameter.given(args, kwargs)
         if context is None or not isinstance(asked, str) or not asked.isalpha():
             return original(*args, **kwargs)
         device = context.device_for(asked, sys._getframe(1))
-        if device is None:
-            return original(*args, **kwargs)
-        if len(args) > position:
-            return original(*args[:position], device.type, *args[position + 1 :], **kwargs)
-        return original(*args, **{**kwargs, _MESH_PARAMETER: device.type})
+        if device is not None:
+            args, kwargs = parameter.replaced(args, kwargs, device.type)
+        return original(*args, **kwargs)
 
     return answer
 
@@ -81,17 +76,14 @@ def _handle_of_target(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _without_offload(original: Callable[..., None]) -> Callable[..., None]:
-    code = original.__code__
-    position = code.co_varnames.index("cpu_offload")
+    parameter = Parameter(original, "cpu_offload")
 
     @functools.wraps(original)
     def __init__(*args: Any, **kwargs: Any) -> None:  # noqa: N807 - it replaces one
         context = redirection()
         if context is not None and context.target.type == "cpu":
             # Parameters are on the CPU anyway, and must not be taken for copies there.
-            if len(args) > position:
-                args = (*args[:position], None, *args[position + 1 :])
-            kwargs.pop("cpu_offload", None)
+            args, kwargs = parameter.replaced(args, kwargs, None)
         original(*args, **kwargs)
 
     return __init__
