@@ -50,6 +50,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for kind, present in available.items():
             if item.get_closest_marker(f"needs_{kind}") and (not present or kind == SIMULATED):
                 item.add_marker(pytest.mark.skip(reason=f"needs a real {kind} device"))
+        if item.get_closest_marker("simulated") and not SIMULATED:
+            item.add_marker(pytest.mark.skip(reason="needs a simulated device"))
+        if item.get_closest_marker("simulated_mps") and SIMULATED != "mps":
+            item.add_marker(pytest.mark.skip(reason="needs the simulated mps device"))
         module = item.path.stem
         place = f"{item.path.parent.name}/{item.path.name}"
         if module in _ABOUT_METAL and SIMULATED == "cuda":
@@ -99,6 +103,14 @@ def torch_is_left_as_it_was():
         and (isinstance(before[name], (type, str)) or before[name] != after[name])
     ]
     assert not different, f"not restored: {different}"
+
+
+@pytest.fixture
+def fresh_dynamo():
+    """Nothing is compiled before the test, and nothing is left compiled after it."""
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
 
 
 @pytest.fixture

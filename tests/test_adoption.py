@@ -9,13 +9,8 @@ import pytest
 import torch
 
 import torchdevice_mode
-from torchdevice_mode import simulate
 from torchdevice_mode._log import forget_warnings
 from torchdevice_mode.errors import TorchDeviceWarning
-
-on_simulated = pytest.mark.skipif(
-    simulate.loaded_device() != "mps", reason="needs the simulated mps device"
-)
 
 
 @pytest.fixture(autouse=True)
@@ -287,7 +282,7 @@ def test_on_the_cpu_nothing_is_adopted(policy, events):
     assert events("adoption") == 0
 
 
-@on_simulated
+@pytest.mark.simulated_mps
 def test_an_adoption_is_counted_at_the_users_line(redirected, events):
     stray, placed = strays()[0], ones()
     for _ in range(3):
@@ -296,7 +291,7 @@ def test_an_adoption_is_counted_at_the_users_line(redirected, events):
     assert events("adoption") == 3
 
 
-@on_simulated
+@pytest.mark.simulated_mps
 def test_plain_torch_refuses_as_ever(redirected):
     stray, placed = strays()[0], ones()
     with torchdevice_mode.native(), pytest.raises(RuntimeError, match="same device"):
@@ -308,7 +303,7 @@ def test_a_call_that_is_wrong_in_two_ways_shows_the_programs_own_error(redirecte
         ones() + from_numpy(1, 2, 3)
 
 
-@on_simulated
+@pytest.mark.simulated_mps
 def test_one_call_may_need_two_remedies(redirected, target):
     with pytest.warns(TorchDeviceWarning, match="float64-downcast"):
         result = torch.sum(ones() * strays()[0], dtype=torch.float64)

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from torchdevice_mode import TorchDeviceWarning, _log, _session, redirect, simulate
+from torchdevice_mode import TorchDeviceWarning, _log, _session, redirect
 
 pytestmark = [
-    pytest.mark.skipif(simulate.loaded_device() != "mps", reason="needs the simulated mps device"),
+    pytest.mark.simulated_mps,
     pytest.mark.filterwarnings("ignore:Sparse:UserWarning"),
     pytest.mark.filterwarnings("ignore::torchdevice_mode.TorchDeviceWarning"),
 ]

@@ -14,11 +14,8 @@ from torch.nn.utils.rnn import pack_sequence
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import torchdevice_mode
-from torchdevice_mode import simulate
 
-pytestmark = pytest.mark.skipif(
-    simulate.loaded_device() != "mps", reason="needs the simulated mps device"
-)
+pytestmark = pytest.mark.simulated_mps
 
 
 class Asked(TorchDispatchMode):

@@ -12,9 +12,7 @@ from torchdevice_mode import _fallback, _log, _session, redirect, simulate
 from torchdevice_mode._log import TorchDeviceWarning
 
 pytestmark = [
-    pytest.mark.skipif(
-        not simulate.is_loaded(), reason="takes operators away from the simulated device"
-    ),
+    pytest.mark.simulated,
     pytest.mark.filterwarnings("ignore::torchdevice_mode._log.TorchDeviceWarning"),
 ]
 

@@ -20,10 +20,6 @@ from torchdevice_mode._dtypes import NARROWER
 from torchdevice_mode._log import forget_warnings
 from torchdevice_mode.errors import TorchDeviceWarning
 
-on_simulated = pytest.mark.skipif(
-    simulate.loaded_device() != "mps", reason="needs the simulated mps device"
-)
-
 
 @pytest.fixture(autouse=True)
 def warnings_are_said_anew():
@@ -167,7 +163,7 @@ def assert_close(found, expected):
         )
 
 
-@on_simulated
+@pytest.mark.simulated_mps
 @pytest.mark.filterwarnings("ignore::torchdevice_mode.TorchDeviceWarning")
 @pytest.mark.parametrize("call", USES.values(), ids=USES)
 def test_a_program_gets_its_numbers_as_exactly_as_the_setting_says(redirected, call):
@@ -195,7 +191,7 @@ WRITES = {
 }
 
 
-@on_simulated
+@pytest.mark.simulated_mps
 @pytest.mark.filterwarnings("ignore::torchdevice_mode.TorchDeviceWarning")
 @pytest.mark.parametrize("float64", ["downcast", "cpu"])
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
@@ -214,7 +210,7 @@ def test_what_is_written_into_is_the_programs_own(float64, write):
         assert found == pytest.approx(expected, rel=1e-6 if float64 == "downcast" else 1e-15)
 
 
-@on_simulated
+@pytest.mark.simulated_mps
 @pytest.mark.parametrize("float64", ["downcast", "cpu", "error"])
 def test_a_float64_tensor_is_filled_by_a_cuda_generator(float64):
     with torchdevice_mode.redirect(float64=float64):
@@ -227,7 +223,7 @@ def test_a_float64_tensor_is_filled_by_a_cuda_generator(float64):
     assert out.is_cpu and out.dtype is torch.float64 and not torch.equal(out, wide)
 
 
-@on_simulated
+@pytest.mark.simulated_mps
 @pytest.mark.parametrize("weights_only", [True, False])
 def test_a_file_is_refused_on_request(weights_only):
     buffer = io.BytesIO()
@@ -246,7 +242,7 @@ LARGE = {
 }
 
 
-@on_simulated
+@pytest.mark.simulated_mps
 @pytest.mark.filterwarnings("ignore::torchdevice_mode.TorchDeviceWarning")
 @pytest.mark.parametrize("call", LARGE.values(), ids=LARGE)
 def test_numbers_too_large_for_float32_become_its_largest(redirected, target, call):
@@ -323,7 +319,7 @@ SOLVERS = {
 }
 
 
-@on_simulated
+@pytest.mark.simulated_mps
 @pytest.mark.parametrize("solve", SOLVERS.values(), ids=SOLVERS)
 def test_a_solver_keeps_every_digit_on_the_cpu(solve):
     expected = plainly(solve)
@@ -333,7 +329,7 @@ def test_a_solver_keeps_every_digit_on_the_cpu(solve):
     assert_equal(found, expected)
 
 
-@on_simulated
+@pytest.mark.simulated_mps
 def test_gradients_are_checked_in_float64_on_the_cpu():
     with torchdevice_mode.redirect(float64="cpu"):
         given = [torch.rand(2, 2, dtype=torch.float64, device="cuda") for _ in range(2)]
@@ -356,7 +352,7 @@ class InDouble(torch.autograd.Function):
         return (gradient.double() * 2 * x.double()).to(x)
 
 
-@on_simulated
+@pytest.mark.simulated_mps
 @pytest.mark.filterwarnings("ignore::torchdevice_mode.TorchDeviceWarning")
 @pytest.mark.parametrize("float64", ["downcast", "cpu"])
 def test_float64_in_the_backward_pass_follows_the_setting(float64):
@@ -366,7 +362,7 @@ def test_float64_in_the_backward_pass_follows_the_setting(float64):
         assert x.grad.tolist() == [2, 2, 2, 2]
 
 
-@on_simulated
+@pytest.mark.simulated_mps
 def test_float64_in_the_backward_pass_is_refused_on_request():
     with torchdevice_mode.redirect(float64="error"):
         x = ones().requires_grad_()
@@ -382,7 +378,7 @@ MISSING = {
 }
 
 
-@on_simulated
+@pytest.mark.simulated_mps
 @pytest.mark.parametrize("name", MISSING)
 def test_float64_that_an_operator_makes_on_the_cpu_follows_the_setting(name, target):
     call = MISSING[name]
@@ -412,7 +408,7 @@ FLOAT8 = {
 }
 
 
-@on_simulated
+@pytest.mark.simulated_mps
 @pytest.mark.filterwarnings("ignore::torchdevice_mode.TorchDeviceWarning")
 @pytest.mark.parametrize("float64", ["downcast", "cpu", "error"])
 @pytest.mark.parametrize("call", FLOAT8.values(), ids=FLOAT8)
@@ -423,7 +419,7 @@ def test_other_dtypes_that_metal_refuses_are_computed_with_on_the_cpu(target, ca
     assert_equal(result, plainly(call))
 
 
-@on_simulated
+@pytest.mark.simulated_mps
 def test_a_conversion_on_the_way_to_the_cpu_loses_nothing():
     with torchdevice_mode.redirect(policy="explicit"):
         x = ones() / 3
@@ -433,7 +429,7 @@ def test_a_conversion_on_the_way_to_the_cpu_loses_nothing():
         assert x.to("cpu", torch.complex128).dtype is torch.complex128
 
 
-@on_simulated
+@pytest.mark.simulated_mps
 @pytest.mark.parametrize("call", DOUBLES.values(), ids=DOUBLES)
 def test_float64_is_cast_down_where_the_target_lacks_it(redirected, target, events, call):
     with pytest.warns(TorchDeviceWarning, match="float64") as said:
@@ -445,7 +441,7 @@ def test_float64_is_cast_down_where_the_target_lacks_it(redirected, target, even
     assert events("downcast") == 1
 
 
-@on_simulated
+@pytest.mark.simulated_mps
 @pytest.mark.parametrize("call", DOUBLES.values(), ids=DOUBLES)
 def test_float64_stays_on_the_cpu_on_request(events, call):
     with torchdevice_mode.redirect(float64="cpu"), warnings.catch_warnings():
@@ -457,7 +453,7 @@ def test_float64_stays_on_the_cpu_on_request(events, call):
     assert events("fallback") + events("adoption") >= 1
 
 
-@on_simulated
+@pytest.mark.simulated_mps
 @pytest.mark.parametrize("call", DOUBLES.values(), ids=DOUBLES)
 def test_float64_is_torchs_error_on_request_with_a_sentence_more(events, call):
     with torchdevice_mode.redirect(float64="error"):
@@ -484,7 +480,7 @@ COMPLEX = {
 }
 
 
-@on_simulated
+@pytest.mark.simulated_mps
 @pytest.mark.parametrize("call", COMPLEX.values(), ids=COMPLEX)
 def test_complex128_is_cast_down_and_keeps_its_imaginary_part(redirected, target, call):
     with pytest.warns(TorchDeviceWarning, match="float64-downcast"):
@@ -503,7 +499,7 @@ LAYERS = {
 }
 
 
-@on_simulated
+@pytest.mark.simulated_mps
 @pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS)
 def test_a_layer_in_float64_trains_in_float32(redirected, target, make):
     with pytest.warns(TorchDeviceWarning, match="float64-downcast"):
@@ -528,7 +524,7 @@ BY_DEFAULT = {
 }
 
 
-@on_simulated
+@pytest.mark.simulated_mps
 @pytest.mark.parametrize("make", BY_DEFAULT.values(), ids=BY_DEFAULT)
 @pytest.mark.parametrize(
     "choose",
@@ -552,7 +548,7 @@ def test_a_default_of_float64_is_cast_down(redirected, target, make, choose):
     assert_close(result, expected)
 
 
-@on_simulated
+@pytest.mark.simulated_mps
 def test_a_call_site_warns_of_float64_once(redirected, events):
     def ask():
         return torch.zeros(1, dtype=torch.float64)
@@ -566,7 +562,7 @@ def test_a_call_site_warns_of_float64_once(redirected, events):
     assert events("downcast") == 4
 
 
-@on_simulated
+@pytest.mark.simulated_mps
 def test_float64_that_torchs_own_code_asks_for_is_left_to_torch(redirected):
     program = "def ask():\n    return torch.zeros(1, dtype=torch.float64, device='cuda')\n"
     as_torch, as_user = {"torch": torch, "__name__": "torch._utils"}, {"torch": torch}
@@ -578,7 +574,7 @@ def test_float64_that_torchs_own_code_asks_for_is_left_to_torch(redirected):
         assert as_user["ask"]().dtype is torch.float32
 
 
-@on_simulated
+@pytest.mark.simulated_mps
 def test_float64_that_comes_by_pickle_keeps_its_values(redirected):
     stored = pickle.dumps(torch.from_numpy(WIDE))
     assert pickle.loads(stored).tolist() == [0, 1, 2]

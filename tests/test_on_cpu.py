@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
-from torchdevice_mode import _on_cpu, _session, redirect, simulate
+from torchdevice_mode import _on_cpu, _session, redirect
 
 pytestmark = [
-    pytest.mark.skipif(not simulate.is_loaded(), reason="plants kernels that refuse"),
+    pytest.mark.simulated,
     pytest.mark.filterwarnings("ignore::torchdevice_mode.TorchDeviceWarning"),
 ]
 

@@ -29,7 +29,6 @@ MIB = 2**20
 MANY = 4 * MIB if SIMULATED else 2**46
 SIDE = 2**12 if SIMULATED else 2**23
 
-on_simulated = pytest.mark.skipif(not SIMULATED, reason="needs the simulated device")
 on_cpu = pytest.mark.skipif(SIMULATED, reason="needs the CPU as target")
 
 
@@ -195,7 +194,7 @@ ARRIVING = {
 }
 
 
-@on_simulated
+@pytest.mark.simulated
 @pytest.mark.parametrize("call", ARRIVING.values(), ids=ARRIVING)
 def test_running_out_of_memory_on_the_way_to_the_device(redirected, short_of_memory, call):
     host = Host()
@@ -204,7 +203,7 @@ def test_running_out_of_memory_on_the_way_to_the_device(redirected, short_of_mem
     assert str(caught.value).startswith("CUDA out of memory. Tried to allocate ")
 
 
-@on_simulated
+@pytest.mark.simulated
 @pytest.mark.parametrize("options", [{}, {"foreach": True}, {"fused": True}, {"capturable": True}])
 def test_running_out_of_memory_in_an_optimizers_step(redirected, options):
     weight = torch.nn.Parameter(torch.ones(MIB, device="cuda"))
@@ -247,7 +246,7 @@ HOLDING = {name: EXHAUSTING[name] for name in (
 )}  # fmt: skip
 
 
-@on_simulated
+@pytest.mark.simulated
 @pytest.mark.parametrize("call", HOLDING.values(), ids=HOLDING)
 def test_memory_is_given_back_without_the_garbage_collector(redirected, short_of_memory, call):
     def run():
@@ -330,7 +329,7 @@ def test_a_text_without_a_size_has_none():
 # --- what stays as it is --------------------------------------------------------------------
 
 
-@on_simulated
+@pytest.mark.simulated
 def test_out_of_memory_of_plain_torch_is_its_own():
     with torchdevice_mode.redirect(), torchdevice_mode.native(), simulate.memory_limit(MIB):
         with pytest.raises(RuntimeError, match="MPS backend out of memory") as caught:
@@ -344,7 +343,7 @@ def test_running_out_of_the_cpus_memory_counts_where_it_is_the_target():
             torch.empty(2**50, device="cuda")
 
 
-@on_simulated
+@pytest.mark.simulated
 def test_running_out_of_the_hosts_memory_is_the_hosts_error(redirected):
     with torchdevice_mode.cpu_override():
         with pytest.raises(RuntimeError, match="can't allocate memory") as caught:

@@ -30,7 +30,6 @@ REFUSED = (
     "Cannot re-initialize CUDA in forked subprocess. To use CUDA with multiprocessing, you must "
     "use the 'spawn' start method"
 )
-on_an_accelerator = pytest.mark.skipif(SIMULATED != "mps", reason="needs the simulated mps device")
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +93,7 @@ class CountsAllocations(Reports):
         return torchdevice_mode.simulate.counters().allocations
 
 
-@pytest.mark.skipif(not SIMULATED, reason="needs a simulated device")
+@pytest.mark.simulated
 def test_no_accelerator_is_used_in_a_fork(redirected):
     loader = DataLoader(CountsAllocations(), None, num_workers=1, multiprocessing_context="fork")
     assert len(set(loader)) == 1
@@ -323,7 +322,7 @@ def test_a_tensor_arrives_on_the_device_that_it_was_sent_from(redirected, name):
     assert torch.equal(x.to_dense(), y.to_dense())
 
 
-@on_an_accelerator
+@pytest.mark.simulated_mps
 def test_a_parameter_that_is_sent_is_a_copy_and_that_is_said(redirected):
     with pytest.warns(TorchDeviceWarning, match=r"as a copy.*\[sent-by-copy\]"):
         received = sent(torch.nn.Parameter(torch.ones(2, device="cuda"), requires_grad=True))
@@ -400,7 +399,7 @@ REQUESTS = {
 }
 
 
-@on_an_accelerator
+@pytest.mark.simulated_mps
 @pytest.mark.parametrize("name", REQUESTS)
 def test_a_fork_of_a_process_that_used_the_device_is_refused_it_as_by_cuda(redirected, name):
     torch.ones(1, device="cuda")
@@ -408,7 +407,7 @@ def test_a_fork_of_a_process_that_used_the_device_is_refused_it_as_by_cuda(redir
     assert torch.ones(1, device="cuda").item() == 1, "the parent goes on"
 
 
-@on_an_accelerator
+@pytest.mark.simulated_mps
 def test_a_fork_that_entered_redirection_itself_is_refused_too(target):
     torch.ones(1, device=target)
 
@@ -439,7 +438,7 @@ def test_a_fork_uses_the_cpu_that_stands_for_cuda(redirected, name):
     assert in_fork(ask) is False
 
 
-@on_an_accelerator
+@pytest.mark.simulated_mps
 def test_torch_cuda_knows_a_bad_fork(redirected):
     torch.ones(1, device="cuda")
     assert not torch.cuda._is_in_bad_fork()

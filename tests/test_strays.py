@@ -11,12 +11,10 @@ import torch
 from torch import nn
 
 import torchdevice_mode
-from torchdevice_mode import _strays, simulate
+from torchdevice_mode import _strays
 from torchdevice_mode._log import forget_warnings
 
-pytestmark = pytest.mark.skipif(
-    not simulate.loaded_device(), reason="needs a device beside the CPU"
-)
+pytestmark = pytest.mark.simulated
 
 
 @pytest.fixture(autouse=True)

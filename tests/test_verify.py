@@ -17,11 +17,6 @@ from torchdevice_mode import (
     differences,
     ledger,
     redirect,
-    simulate,
-)
-
-needs_another_device = pytest.mark.skipif(
-    not simulate.is_loaded(), reason="plants a wrong kernel in the simulated device"
 )
 
 
@@ -55,7 +50,7 @@ def wrong_tanh():
         yield
 
 
-@needs_another_device
+@pytest.mark.simulated
 @pytest.mark.parametrize("verify", [1.0, 0.01, "aten::tanh", "tanh"])
 def test_a_wrong_kernel_is_found(wrong_tanh, verify):
     with redirect(verify=verify), pytest.warns(TorchDeviceWarning, match="aten::tanh on mps:0"):
@@ -67,7 +62,7 @@ def test_a_wrong_kernel_is_found(wrong_tanh, verify):
     assert [e for e in ledger().entries() if e.site.kind == "difference"]
 
 
-@needs_another_device
+@pytest.mark.simulated
 def test_it_is_found_in_the_backward_pass_and_in_threads(wrong_tanh):
     def work():
         x = torch.tensor([5.0], device="cuda", requires_grad=True)
@@ -86,14 +81,14 @@ def test_it_is_found_in_the_backward_pass_and_in_threads(wrong_tanh):
     assert len(differences()) == 1
 
 
-@needs_another_device
+@pytest.mark.simulated
 def test_it_can_raise(wrong_tanh):
     x = torch.tensor([5.0])
     with redirect(verify=1.0, verify_raise=True), pytest.raises(VerificationError, match="tanh"):
         torch.tanh(x.cuda())
 
 
-@needs_another_device
+@pytest.mark.simulated
 def test_the_largest_difference_of_a_line_is_kept(wrong_tanh):
     with redirect(verify="tanh"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -102,7 +97,7 @@ def test_the_largest_difference_of_a_line_is_kept(wrong_tanh):
     assert len(differences()) == 1
 
 
-@needs_another_device
+@pytest.mark.simulated
 def test_without_verify_nothing_is_compared(wrong_tanh):
     with redirect():
         torch.tanh(torch.tensor([5.0], device="cuda"))

@@ -53,10 +53,6 @@ from .hugging_face import (  # noqa: E402
     tolerance,
 )
 
-on_simulated = pytest.mark.skipif(
-    simulate.loaded_device() != "mps", reason="needs the simulated mps device"
-)
-
 
 @pytest.fixture(autouse=True)
 def accelerate_starts_anew():
@@ -143,7 +139,7 @@ def test_the_accelerators_device_is_the_target(redirected, target):
     assert accelerator.is_main_process
 
 
-@on_simulated
+@pytest.mark.simulated_mps
 def test_a_step_whose_gradients_overflow_is_skipped(redirected):
     accelerator = Accelerator(mixed_precision="fp16")
     model = make_model()
@@ -230,7 +226,7 @@ def test_tensors_are_sent_gathered_and_padded(redirected, target):
 # --- out of memory --------------------------------------------------------------------------
 
 
-@on_simulated
+@pytest.mark.simulated_mps
 def test_the_batch_size_is_shrunk_until_it_fits(redirected):
     tried = []
     model = nn.Linear(2**12, 1).cuda()
@@ -250,7 +246,7 @@ def test_the_batch_size_is_shrunk_until_it_fits(redirected):
     assert 96 <= fitting <= 128
 
 
-@on_simulated
+@pytest.mark.simulated_mps
 def test_a_batch_size_that_never_fits_is_accelerates_own_error(redirected):
     @find_executable_batch_size(starting_batch_size=4)
     def work(batch_size):
@@ -335,7 +331,7 @@ SHIPPED = Path(accelerate.__file__).parent / "test_utils" / "scripts"
 # Those that need no second process. On a CPU accelerate trains in float32 where float16 is asked
 # for, which the first of them does not expect of a machine with CUDA.
 SCRIPTS = [
-    pytest.param("test_script.py", marks=on_simulated),
+    pytest.param("test_script.py", marks=pytest.mark.simulated_mps),
     *("test_sync.py", "test_ops.py", "test_merge_weights.py", "test_cli.py"),
 ]
 

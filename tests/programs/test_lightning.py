@@ -14,7 +14,6 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import torchdevice_mode
-from torchdevice_mode import simulate
 
 lightning = pytest.importorskip("lightning")
 
@@ -31,9 +30,6 @@ from lightning.pytorch.plugins.precision import MixedPrecision  # noqa: E402
 from .hugging_face import assert_same, numbers, tolerance  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-on_simulated = pytest.mark.skipif(
-    simulate.loaded_device() != "mps", reason="needs the simulated mps device"
-)
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 
 
@@ -186,7 +182,7 @@ def test_float16_is_scaled_and_gives_the_numbers_of_plain_torch(target, tmp_path
     assert_same(result, expected, rtol=5e-2, atol=5e-3)
 
 
-@on_simulated
+@pytest.mark.simulated_mps
 def test_a_mac_is_found_by_lightning_itself(redirected, target, tmp_path, monkeypatch):
     monkeypatch.setattr(platform, "processor", lambda: "arm")
     # Lightning remembers the answer for the process.

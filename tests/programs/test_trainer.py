@@ -28,10 +28,6 @@ from .hugging_face import (
     with_weights,
 )
 
-on_simulated = pytest.mark.skipif(
-    simulate.loaded_device() != "mps", reason="needs the simulated mps device"
-)
-
 
 @pytest.fixture(autouse=True)
 def accelerate_starts_anew():
@@ -219,7 +215,7 @@ def test_training_resumes_where_a_checkpoint_was_written(redirected, target, tmp
     assert_same(outcome(trainer)["weights"], through["weights"], rtol=1e-5, atol=1e-6)
 
 
-@on_simulated
+@pytest.mark.simulated_mps
 def test_the_scale_of_float16_is_part_of_a_checkpoint(redirected, tmp_path):
     through = train(tmp_path, fp16=True, save_strategy="steps", save_steps=2)
     forget_state()
@@ -248,7 +244,7 @@ def test_the_best_model_is_loaded_and_saved(redirected, target, tmp_path):
             assert weight.tolist() == trainer.model.state_dict()[name].tolist(), name
 
 
-@on_simulated
+@pytest.mark.simulated_mps
 def test_the_batch_size_is_found(redirected, tmp_path):
     # Rows of a vocabulary that large need 4 MiB each, forward and backward a few times that.
     model = llama(vocab_size=2**15, num_hidden_layers=1)

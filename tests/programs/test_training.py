@@ -33,7 +33,7 @@ def test_losses_are_those_of_plain_torch(name, policy, plain):
     assert redirected == pytest.approx(plain[name], rel=1e-4, abs=1e-6)
 
 
-@pytest.mark.skipif(not simulate.is_loaded(), reason="takes operators from the simulated device")
+@pytest.mark.simulated
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_losses_are_the_same_where_operators_are_missing(name, plain):
     with simulate.missing_operators(LACKING), redirect(rng="cpu"):

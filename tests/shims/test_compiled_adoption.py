@@ -11,12 +11,7 @@ import torch._dynamo.testing
 from torch import nn
 
 import torchdevice_mode
-from torchdevice_mode import simulate
 from torchdevice_mode._log import forget_warnings
-
-on_simulated = pytest.mark.skipif(
-    not simulate.loaded_device(), reason="needs a device beside the CPU"
-)
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +49,7 @@ def slugs(program):
     return [w.message.slug for w in caught if hasattr(w.message, "slug")]
 
 
-@on_simulated
+@pytest.mark.simulated
 @pytest.mark.parametrize("policy", ["force", "explicit"])
 def test_a_compiled_module_takes_a_batch_from_the_cpu(policy, target):
     plain, results = left(Net), []
@@ -72,7 +67,7 @@ def test_a_compiled_module_takes_a_batch_from_the_cpu(policy, target):
         torch.testing.assert_close(result.cpu(), expected)
 
 
-@on_simulated
+@pytest.mark.simulated
 def test_a_compiled_module_left_behind_learns_and_is_named(redirected):
     module = left(Net)
     compiled = torch.compile(module, backend="eager")
@@ -91,14 +86,14 @@ def test_a_compiled_module_left_behind_learns_and_is_named(redirected):
         assert torch.equal(one.grad, other.grad)
 
 
-@on_simulated
+@pytest.mark.simulated
 def test_fullgraph_is_refused_as_in_plain_torch(redirected):
     compiled = torch.compile(lambda a, b: a * b, backend="eager", fullgraph=True)
     with pytest.raises(RuntimeError, match=r"two( different)? devices"):
         compiled(torch.ones(2, device="cuda"), from_numpy(1, 2))
 
 
-@on_simulated
+@pytest.mark.simulated
 def test_without_redirection_it_is_refused():
     with torchdevice_mode.redirect():
         placed = torch.ones(2, device="cuda")

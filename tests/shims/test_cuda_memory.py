@@ -148,10 +148,6 @@ def test_the_summary_has_torchs_layout(device, abbreviated, rows):
 
 # --- limits ---------------------------------------------------------------------------------
 
-on_simulated = pytest.mark.skipif(
-    simulate.loaded_device() != "mps", reason="needs the simulated mps device"
-)
-
 
 @pytest.mark.parametrize(
     ("fraction", "error", "text"),
@@ -181,7 +177,7 @@ def test_a_fraction_is_remembered(redirected, whole_memory_again):
     assert torch.cuda.get_per_process_memory_fraction() == 0.5
 
 
-@on_simulated
+@pytest.mark.simulated_mps
 @pytest.mark.parametrize("fraction", [0.5, 0.0])
 def test_a_fraction_takes_effect(redirected, whole_memory_again, fraction):
     total = torch.cuda.memory_allocated() + 2 * SIZE
@@ -325,7 +321,7 @@ def test_a_peak_within_a_call_is_seen(work):
     assert torch.cuda.max_memory_allocated() - before >= SIZE - SLACK
 
 
-@on_simulated
+@pytest.mark.simulated_mps
 def test_without_the_targets_own_peaks_a_backward_pass_is_a_moment_to_look(monkeypatch):
     def absent(*_):
         raise RuntimeError("no statistics")

@@ -7,11 +7,6 @@ import pytest
 import torch
 
 import torchdevice_mode
-from torchdevice_mode import simulate
-
-on_simulated = pytest.mark.skipif(
-    not simulate.loaded_device(), reason="needs a device beside the CPU"
-)
 
 
 def from_numpy(*values):
@@ -92,7 +87,7 @@ def test_a_function_computes_the_gradient_of_a_cpu_tensor_elsewhere(redirected):
     assert (x.grad.device.type, x.grad.tolist()) == ("cpu", [2, 2])
 
 
-@on_simulated
+@pytest.mark.simulated
 def test_a_gradient_that_is_moved_is_counted(redirected, events):
     x = leaf()
     ByNumPy.apply(x, 3.0, from_numpy(1, 1, 1)).sum().backward()
@@ -120,7 +115,7 @@ def test_a_wrong_shape_is_torchs_error(redirected):
         (leaf() * 2).backward(from_numpy(1, 2))
 
 
-@on_simulated
+@pytest.mark.simulated
 def test_plain_torch_refuses_as_ever(redirected):
     x = leaf()
     with torchdevice_mode.native(), pytest.raises(RuntimeError, match="expected device"):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import io
-import subprocess
-import sys
 import zipfile
 
 import pytest
 import torch
+from _files import needs_other_machine, read_by_plain_torch
 from torch import nn
 
 import torchdevice_mode
@@ -76,14 +75,8 @@ def programs():
     }
 
 
-# Plain torch: nothing of torchdevice is imported but the simulated device, which is not redirected.
 READER = """
-import pathlib, sys
-import torch
-folder, machine = sys.argv[1:]
-if machine != "cpu":
-    from torchdevice_mode import simulate
-    simulate.load(machine)
+import pathlib
 x = torch.tensor([[1.0, 2.0]])
 for path in sorted(pathlib.Path(folder).iterdir()):
     if path.suffix == ".pt2":
@@ -109,24 +102,14 @@ print("all read")
 
 @pytest.mark.parametrize("machine", ["cpu", "mps", "cuda"])
 def test_plain_torch_on_any_machine_runs_what_is_saved(machine, target, tmp_path):
-    if machine != "cpu" and target.type == "cpu":
-        pytest.skip("what lies on the CPU is saved as the CPU's")
-    if machine == "cuda" and torch.version.cuda is not None:
-        pytest.skip("this torch is built for CUDA, which cannot be simulated then")
+    needs_other_machine(machine, target)
     x = torch.tensor([[1.0, 2.0]], device="cuda")
     for name, program in programs().items():
         if name.startswith("quiet") or target.type != "cpu":
             torch.jit.save(program, str(tmp_path / f"{name}.pt"))
             program.save(str(tmp_path / f"{name}-2.pt"))
     torch.export.save(torch.export.export(Outspoken().cuda(), (x,)), tmp_path / "program.pt2")
-    done = subprocess.run(
-        [sys.executable, "-c", READER, str(tmp_path), machine],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.endswith("all read\n")
+    assert read_by_plain_torch(READER, tmp_path, machine).endswith("all read\n")
 
 
 def saved(program, **options):

@@ -9,12 +9,11 @@ import torch
 from torch import nn
 
 import torchdevice_mode
-from torchdevice_mode import simulate
 from torchdevice_mode._log import forget_warnings
 from torchdevice_mode.errors import TorchDeviceWarning
 
 pytestmark = [
-    pytest.mark.skipif(simulate.loaded_device() != "mps", reason="needs the simulated mps device"),
+    pytest.mark.simulated_mps,
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
 

@@ -7,11 +7,6 @@ import pytest
 import torch
 
 import torchdevice_mode
-from torchdevice_mode import simulate
-
-on_simulated = pytest.mark.skipif(
-    not simulate.loaded_device(), reason="needs a device beside the CPU"
-)
 
 
 def from_numpy(*values):
@@ -37,7 +32,7 @@ def test_what_differs_still_differs(redirected, expected, text):
         torch.testing.assert_close(torch.ones(2), expected())
 
 
-@on_simulated
+@pytest.mark.simulated
 def test_devices_differ_where_the_cpu_is_the_cpu(redirected):
     placed = torch.ones(2, device="cuda")
     with (

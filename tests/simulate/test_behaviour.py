@@ -15,9 +15,7 @@ import torch
 import torchdevice_mode
 from torchdevice_mode import TorchDeviceWarning, _log, simulate
 
-pytestmark = pytest.mark.skipif(
-    simulate.loaded_device() != "mps", reason="runs on the simulated mps device"
-)
+pytestmark = pytest.mark.simulated_mps
 
 DEVICE = torch.device("mps", 0)
 

@@ -12,9 +12,7 @@ import torch
 
 from torchdevice_mode import SimulatorError, simulate
 
-pytestmark = pytest.mark.skipif(
-    simulate.loaded_device() != "mps", reason="runs on the simulated mps device"
-)
+pytestmark = pytest.mark.simulated_mps
 
 DEVICE = "mps"
 

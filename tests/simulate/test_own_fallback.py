@@ -10,11 +10,9 @@ import warnings
 import pytest
 import torch
 
-from torchdevice_mode import redirect, simulate
+from torchdevice_mode import redirect
 
-pytestmark = pytest.mark.skipif(
-    simulate.loaded_device() != "mps", reason="runs on the simulated mps device"
-)
+pytestmark = pytest.mark.simulated_mps
 
 FALLS_BACK = (
     "The operator '{}' is not currently supported on the MPS backend and will fall back to run on "

@@ -13,9 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from torchdevice_mode import redirect, simulate
 
-pytestmark = pytest.mark.skipif(
-    simulate.loaded_device() != "mps", reason="runs on the simulated mps device"
-)
+pytestmark = pytest.mark.simulated_mps
 
 Program = Callable[[str], Any]
 

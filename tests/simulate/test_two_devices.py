@@ -13,11 +13,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from torchdevice_mode import redirect, simulate
+from torchdevice_mode import redirect
 
-pytestmark = pytest.mark.skipif(
-    simulate.loaded_device() != "mps", reason="runs on the simulated mps device"
-)
+pytestmark = pytest.mark.simulated_mps
 
 Program = Callable[[str], Any]
 
