@@ -17,7 +17,7 @@ from torch.compiler import is_compiling
 from . import _override
 from ._caller import asked_by_torch, only_compares, reads_memory
 from ._ledger import Event, Ledger, Place, event
-from ._log import is_library_frame, logger, user_frame
+from ._log import is_library_frame, log_at, logger, user_frame
 from ._machine import Machine
 from ._policy import Decision, choose_target, decide
 from ._settings import Settings
@@ -123,6 +123,7 @@ class Context:
         device = None if decision.device is None else to_torch(decision.device)
         asked = "no device" if request is None else str(request)
         redirection = event("redirection", asked, str(device), decision.reason)
+        logger.debug("%s -> %s (%s)", asked, device or "unchanged", decision.reason)
         return Resolution(decision, device, decision.redirected, redirection)
 
     def device_for(self, request: Any, frame: types.FrameType | None) -> torch.device | None:
@@ -205,8 +206,7 @@ class Context:
 
     def _log_first(self, first: bool, user: types.FrameType | Place | None, what: Event) -> None:
         if first and user is not None and logger.isEnabledFor(logging.INFO):
-            place = f"{user.f_code.co_filename}:{user.f_lineno}"
-            logger.info("%s: %s -> %s (%s)", place, what.asked, what.given, what.reason)
+            log_at(user, f"{what.asked} -> {what.given} ({what.reason})")
 
 
 def by_number(number: int) -> Context | None:

@@ -148,6 +148,8 @@ def _acquire(context: Context) -> None:
             configure()
             _follow_processes()
             patches.install(ALL_PATCHES)
+            reason = context.target_reason
+            logger.debug("redirecting to %s (%s) with %s", context.target, reason, context.settings)
         kernels.install(context.target.type)
         _users += 1
 
@@ -160,6 +162,7 @@ def _release() -> None:
             kernels.remove()
             patches.restore()
             _override.reset()
+            logger.debug("torch is as it was")
 
 
 def _use(context: Context) -> None:
@@ -232,7 +235,6 @@ def enable(settings: Settings) -> Context | None:
                 return _everywhere.context
             disable()
         _everywhere = _Everywhere(context)
-        logger.debug("enabled for %s", context.target)
         return context
 
 
