@@ -84,6 +84,15 @@ def typecheck(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """The pages of docs/ as a site, in build/docs; warnings, such as broken links, are errors."""
+    session.install("-q", *nox.project.dependency_groups(PROJECT, "docs"))
+    options = ["-q", "-n", "-W", "--keep-going", "-d", "build/doctrees"]
+    session.run("sphinx-build", *options, *session.posargs, "docs", "build/docs")
+    session.log("See build/docs/index.html; it needs no server and no network.")
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Everything that README says about speed, measured here against its baselines."""
     install(session, "demo")
