@@ -8,6 +8,7 @@ import random
 import sys
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -20,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 import torchdevice_mode
 from torchdevice_mode import _active, _session
+from torchdevice_mode._shims import threads
 
 # Plain torch's answer.
 PLAIN = torch.cuda.is_available()
@@ -153,27 +155,50 @@ def test_a_profile_hook_of_others_still_runs():
 
 # --- enable() -----------------------------------------------------------------------------------
 
-REACHES_RUNNING_THREADS = hasattr(threading, "setprofile_all_threads")
-
 
 @pytest.mark.off_cuda
 def test_enable_reaches_threads_that_are_running(worker, target):
     with enabled():
-        if not REACHES_RUNNING_THREADS:  # they join at their first word with torch.cuda
-            assert worker.ask(torch.cuda.is_available)
         assert worker.ask(lambda: torch.zeros(2, device="cuda").device) == target
         assert worker.ask(is_redirected)
     assert not worker.ask(is_redirected)
     assert worker.ask(torch.cuda.is_available) is PLAIN
 
 
-@pytest.mark.skipif(REACHES_RUNNING_THREADS, reason="this Python reaches running threads")
 @pytest.mark.off_cuda
-def test_a_running_thread_that_cannot_be_reached_is_told_what_to_do(worker, target):
-    with enabled():
-        with pytest.raises(AssertionError, match=r"was running before torchdevice.enable\(\)"):
-            worker.ask(lambda: torch.zeros(2, device="cuda"))
-        assert worker.ask(lambda: torch.zeros(2, device="cuda").device) == target
+def test_a_running_thread_that_a_profiler_keeps_from_being_reached_is_told_what_to_do(
+    worker, target
+):
+    sys.setprofile(lambda frame, event, argument: None)
+    try:
+        with enabled():
+            with pytest.raises(AssertionError, match=r"was running before torchdevice.enable\(\)"):
+                worker.ask(lambda: torch.zeros(2, device="cuda"))
+            assert worker.ask(lambda: torch.zeros(2, device="cuda").device) == target
+    finally:
+        sys.setprofile(None)
+
+
+@pytest.mark.parametrize("dispatch", ["auto", "always"])
+def test_a_thread_leaves_its_modes_before_it_ends(dispatch):
+    """What torch has to let go of later aborts a process that is ending, too."""
+    seen = []
+
+    def at_its_end():
+        modes = _get_current_function_mode_stack() + _get_current_dispatch_mode_stack()
+        seen.append((threading.get_ident(), modes))
+
+    def work():
+        assert is_redirected()
+        torch.ones(2, requires_grad=True).sum().backward()
+        # Called when what is watched has been deleted.
+        weakref.finalize(threads._local.given, at_its_end)
+
+    with enabled(dispatch=dispatch):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    assert seen == [(thread.ident, [])]
 
 
 def test_a_thread_follows_from_one_enabling_to_the_next(worker):

@@ -129,6 +129,10 @@ def carried_to_workers(context: Context) -> Iterator[None]:
 
 def _stash(value: Context | None) -> None:
     """Put a value into torch's thread-local state, owned once more."""
+    if value is None and hasattr(torch._C, "_remove_obj_from_tls"):
+        # A thread that ends together with the interpreter must leave no object there (torch 2.13).
+        torch._C._remove_obj_from_tls(_TLS_KEY)
+        return
     if _stash_steals():
         import ctypes
 

@@ -106,9 +106,15 @@ def plain_torch() -> Iterator[None]:
             restore_stack(before)
 
 
-@contextmanager
-def dispatch_modes(context: Context) -> Iterator[None]:
-    """The dispatch modes that a redirection's settings ask for, for a block of this thread."""
+def dispatch_modes(context: Context) -> ExitStack:
+    """Enter the dispatch modes that a redirection's settings ask for, in this thread.
+
+    Args:
+        context: The redirection.
+
+    Returns:
+        What leaves them again when it is closed, as the end of a `with` block does.
+    """
     with ExitStack() as modes:
         if context.settings.dispatch == "always":
             from ._dispatch_mode import RedirectDispatchMode
@@ -118,4 +124,4 @@ def dispatch_modes(context: Context) -> Iterator[None]:
             from ._verify import VerifyMode
 
             modes.enter_context(VerifyMode(context))
-        yield
+        return modes.pop_all()

@@ -1,9 +1,8 @@
 """Threads: a mode belongs to a thread, so a thread that starts must be given one.
 
 `threading.setprofile` runs a hook once in each new thread; the hook enters the mode and takes
-itself off. Pools that were started earlier are reached through the work they are given. `enable()`
-reaches the other threads that are running by such a hook from Python 3.12 on; before that, when
-they first ask `torch.cuda` something.
+itself off. Pools that were started earlier are reached through the work they are given, and the
+other threads that are running when `enable()` is called by such a hook as well.
 """
 
 from __future__ import annotations
@@ -20,13 +19,14 @@ from .. import _active
 from .._context import Context
 from .._modes import dispatch_modes, entered, innermost, replace_innermost
 from .._patches import Hook, Patch
+from ._running_threads import set_profile_in_others
 
 __all__ = ["PATCHES", "give_mode", "reach_running_threads"]
 
 # What each thread inherits from the thread that started it; entries vanish with the threads.
 _inherited: weakref.WeakKeyDictionary[threading.Thread, Context] = weakref.WeakKeyDictionary()
 _chained: list[Any] = []
-# Keeps the dispatch modes of a new thread on its stack until it ends.
+# What a thread was given; Python deletes it in that thread, as the last thing that it does there.
 _local = threading.local()
 
 
@@ -56,30 +56,41 @@ def _enter_in_new_thread(frame: Any, event: str, arg: Any) -> None:
         previous(frame, event, arg)
 
 
+class _Given:
+    """Modes on a thread's stacks, which leave them when this is deleted.
+
+    They must not stay there: torch would let go of them after Python is done with the thread, and
+    wait for the interpreter then. Where that is ending too, such a thread ends the process, by an
+    abort.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._thread = threading.get_ident()
+        replace_innermost(context.mode)
+        self._dispatch_modes = dispatch_modes(context)
+
+    def __del__(self) -> None:
+        # An interpreter that ends deletes what is left of other threads, too.
+        if threading.get_ident() == self._thread:
+            self._dispatch_modes.close()
+            replace_innermost(None)
+
+
 def give_mode(context: Context) -> None:
     """Let this thread have a redirection's modes until it ends, if it has none."""
     if innermost() is None:
-        replace_innermost(context.mode)
-        _local.dispatch_modes = dispatch_modes(context)
-        _local.dispatch_modes.__enter__()
+        _local.given = None  # that of a redirection which ended meanwhile
+        _local.given = _Given(context)
 
 
 def reach_running_threads() -> None:
     """Have each running thread ask what holds, which gives it the mode of `enable()`.
 
-    A profiler that is on would be lost in the others, so it is left alone; then, and before
-    Python 3.12, they join when they first ask by themselves.
+    A profiler that is on would be lost in the others, so it is left alone; then they join when
+    they first ask `torch.cuda` something.
     """
-    if (
-        not hasattr(threading, "setprofile_all_threads")
-        or sys.getprofile() is not None
-        or len(sys._current_frames()) < 2
-    ):
-        return
-    for_new_threads = threading.getprofile()
-    threading.setprofile_all_threads(_ask_once)
-    threading.setprofile(for_new_threads)
-    sys.setprofile(None)
+    if sys.getprofile() is None and len(sys._current_frames()) > 1:
+        set_profile_in_others(_ask_once)
 
 
 def _ask_once(frame: Any, event: str, arg: Any) -> None:
