@@ -12,7 +12,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "torchdevice_mode"
 
 LAYERS = [
-    ["errors", "_variables", "_imports", "_mismatch", "_places", "_suggestions", "_writes"],
+    ["errors", "_variables", "_imports", "_mismatch", "_packages", "_places"],
+    ["_suggestions", "_writes"],
     ["_spec", "_override"],
     ["_values"],
     ["_settings"],
@@ -33,6 +34,7 @@ LAYERS = [
     ["_function_mode"],
     ["_modes"],
     ["_shims"],
+    ["_substitutes"],
     ["_session"],
     ["_api"],
     ["simulate", "_gap", "_info", "_run", "_summary"],
@@ -44,7 +46,7 @@ LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 # These know nothing of torch: the policy can be tested, and settings read, without it.
 WITHOUT_TORCH = ["errors", "_spec", "_log", "_override", "_machine", "_settings", "_ledger"]
 WITHOUT_TORCH += ["_caller", "_policy", "_patches", "_places", "_imports", "_mismatch"]
-WITHOUT_TORCH += ["_startup", "_children", "_suggestions"]
+WITHOUT_TORCH += ["_packages", "_startup", "_children", "_suggestions"]
 
 
 def module_of(path: Path) -> str:

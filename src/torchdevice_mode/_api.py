@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -189,6 +189,7 @@ def redirect(
     verify: float | str | None = None,
     verify_raise: bool | None = None,
     rng: str | None = None,
+    substitutes: Sequence[str] | None = None,
     allow_untested: bool | None = None,
 ) -> Redirect:
     """Run code written for one accelerator on the one that the machine has.
@@ -209,6 +210,8 @@ def redirect(
         verify_raise: Raise `VerificationError` instead of warning.
         rng: Where random numbers are drawn: `"target"` (default), or `"cpu"`, which gives those
             of a run on the CPU.
+        substitutes: Packages that need CUDA, such as `"flash_attn"`, for which substitutes built
+            on torch's operators stand in.
         allow_untested: Redirect on platforms and torch versions never tested with.
 
     Returns:
@@ -233,6 +236,7 @@ def redirect(
             verify=verify,
             verify_raise=verify_raise,
             rng=rng,
+            substitutes=substitutes,
             allow_untested=allow_untested,
         )
     )

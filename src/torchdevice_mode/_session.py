@@ -173,11 +173,20 @@ def _use(context: Context) -> None:
         except BaseException:
             _release()
             raise
+    if not context.alive and context.settings.substitutes:
+        # Not imported where none was asked for.
+        from ._substitutes import begin
+
+        begin(context.settings.substitutes, context.target.type)
     context.alive += 1
 
 
 def _leave(context: Context) -> None:
     context.alive -= 1
+    if not context.alive and context.settings.substitutes:
+        from ._substitutes import end
+
+        end(context.settings.substitutes)
     if not context.alive and context.settings.rng == "cpu":
         cpu_random.end(context.target.type)
 

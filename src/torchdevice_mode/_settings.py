@@ -20,6 +20,7 @@ from ._values import (
     Reader,
     boolean,
     device,
+    list_of_substitutes,
     list_of_words,
     one_of,
     share_or_operator,
@@ -68,6 +69,7 @@ class Settings:
         verify_raise: Raise `VerificationError` where they differ, instead of a warning.
         rng: Where random numbers are drawn: on the `"target"`, or on the `"cpu"` and moved, so
             that they are those of a run on the CPU.
+        substitutes: Packages for which substitutes built on torch's operators stand in.
         allow_untested: Redirect on platforms and torch versions never tested with.
     """
 
@@ -79,6 +81,7 @@ class Settings:
     verify: str | None = None
     verify_raise: bool = False
     rng: str = "target"
+    substitutes: tuple[str, ...] = ()
     allow_untested: bool = False
 
     @classmethod
@@ -227,6 +230,17 @@ OF_REDIRECTION: tuple[Setting, ...] = (
         'where random numbers are drawn: "target" (default), or "cpu" for those of a run on the '
         "CPU",
         "WHERE",
+    ),
+    Setting(
+        "substitutes",
+        "TORCHDEVICE_SUBSTITUTES",
+        list_of_substitutes,
+        "packages of [substitutes](substitutes.md)",
+        "let a substitute stand in for a package that needs CUDA, such as flash_attn; may be "
+        "repeated",
+        "PACKAGE",
+        option="--substitute",
+        repeats=True,
     ),
     Setting(
         "allow_untested",

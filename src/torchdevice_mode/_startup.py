@@ -37,6 +37,11 @@ def begin() -> None:
     asked = os.environ.get(ACTIVATE, "").strip().lower()
     if asked in TRUE:
         _take_back = when_imported("torch", _enable)
+        substitutes = os.environ.get("TORCHDEVICE_SUBSTITUTES", "")
+        if substitutes:
+            from ._packages import before_torch
+
+            before_torch(substitutes.replace(" ", "").replace("-", "_").split(","))
     elif asked not in FALSE:
         _warn(f"{ACTIVATE}={asked!r} is neither true nor false: give 1 or 0.")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from ._packages import SUBSTITUTES
 from ._spec import ABSENT, NOT_A_DEVICE, TOGGLE, parse
 from ._variables import FALSE, TRUE
 
@@ -18,6 +19,7 @@ __all__ = [
     "boolean",
     "device",
     "list_of_words",
+    "list_of_substitutes",
     "one_of",
     "share_or_operator",
 ]
@@ -88,3 +90,14 @@ def list_of_words(value: object) -> tuple[str, ...]:
         raise NotAValueError("is not a list of words: give them as text, with commas between.")
     words = (word.strip() for part in parts for word in str(part).split(","))
     return tuple(dict.fromkeys(word for word in words if word))
+
+
+def list_of_substitutes(value: object) -> tuple[str, ...]:
+    """Read packages for which there are substitutes, by import name or as they are installed."""
+    names = tuple(dict.fromkeys(word.replace("-", "_") for word in list_of_words(value)))
+    for name in names:
+        if name not in SUBSTITUTES:
+            raise NotAValueError(
+                f"names {name!r}, for which there is no substitute: give {', '.join(SUBSTITUTES)}."
+            )
+    return names

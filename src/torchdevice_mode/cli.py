@@ -21,6 +21,7 @@ from ._command_settings import choose
 from ._imports import when_imported
 from ._ledger import Ledger
 from ._log import configure
+from ._packages import announce_missing, before_torch
 from ._run import Program, folder_of, prepare, run
 from ._settings import SETTINGS, Setting, Settings
 from ._summary import render
@@ -222,6 +223,8 @@ def _run(options: argparse.Namespace, program: Program | None) -> int:
             _import_torch(run_settings.simulate)
         Exported(told, os.environ)  # for as long as the process lasts
         configure()
+        before_torch(settings.substitutes)
+        announce_missing(lambda: "torch" not in sys.modules)
         contexts: list[Context | None] = []
         when_imported("torch", lambda: contexts.append(_enable(settings)))
     except OSError as error:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from .._active import current
+from .._packages import announce_missing
 from .._patches import Hook, Patch, imported, late
 
 __all__ = ["PATCHES"]
@@ -46,6 +47,10 @@ def _accepts_target(original: Callable[..., None]) -> Callable[..., None]:
 
 
 PATCHES: tuple[Hook, ...] = (
+    Hook(
+        lambda: announce_missing(lambda: current() is not None),
+        "says what to do about a package that needs CUDA and is missing",
+    ),
     late(
         _MEMORY,
         Patch(

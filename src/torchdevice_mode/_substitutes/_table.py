@@ -1,0 +1,85 @@
+"""Which modules the substitutes have, and which file here holds what is in them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["DISTRIBUTIONS", "MODULES", "Distribution", "Module"]
+
+
+class Distribution(NamedTuple):
+    """What `importlib.metadata` says.
+
+    Attributes:
+        name: The name under which the real package is installed.
+        version: The release whose interface is followed; the local part says that it is not it.
+    """
+
+    name: str
+    version: str
+
+
+DISTRIBUTIONS: dict[str, Distribution] = {
+    "flash_attn": Distribution("flash-attn", "2.8.3+torchdevice"),
+}
+"""By the package's import name."""
+
+
+class Module(NamedTuple):
+    """A module of a substitute.
+
+    Attributes:
+        sources: Files in this folder that hold its functions, all that they export.
+        names: Only these of what they export; empty for all.
+        absent: Names that programs import, but whose use raises.
+        imports: Submodules that the real module imports itself.
+    """
+
+    sources: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
+    imports: tuple[str, ...] = ()
+
+
+_INTERFACE = ("flash_attn/interface", "flash_attn/kvcache")
+
+_FLASH_ATTN: dict[str, Module] = {
+    "flash_attn": Module(_INTERFACE, imports=("flash_attn_interface",)),
+    "flash_attn.flash_attn_interface": Module(
+        _INTERFACE,
+        absent=(
+            "_flash_attn_forward",
+            "_flash_attn_backward",
+            "_flash_attn_varlen_forward",
+            "_flash_attn_varlen_backward",
+            "_wrapped_flash_attn_forward",
+            "_wrapped_flash_attn_backward",
+        ),
+    ),
+    "flash_attn.bert_padding": Module(("flash_attn/padding",)),
+    "flash_attn.layers": Module(),
+    "flash_attn.layers.rotary": Module(("flash_attn/rotary",)),
+    "flash_attn.modules": Module(),
+    "flash_attn.modules.mha": Module(("flash_attn/mha",), absent=("MHA", "ParallelMHA")),
+    "flash_attn.losses": Module(),
+    "flash_attn.losses.cross_entropy": Module(("flash_attn/losses",), ("CrossEntropyLoss",)),
+    "flash_attn.ops": Module(),
+    "flash_attn.ops.layer_norm": Module(
+        ("flash_attn/norms",), ("layer_norm",), ("DropoutAddLayerNorm", "dropout_add_layer_norm")
+    ),
+    "flash_attn.ops.rms_norm": Module(
+        ("flash_attn/norms",), ("rms_norm", "RMSNorm"), ("dropout_add_rms_norm",)
+    ),
+    "flash_attn.ops.triton": Module(),
+    "flash_attn.ops.triton.layer_norm": Module(
+        ("flash_attn/norms",), ("layer_norm_fn", "rms_norm_fn", "RMSNorm")
+    ),
+    "flash_attn.ops.triton.cross_entropy": Module(("flash_attn/losses",), ("cross_entropy_loss",)),
+    "flash_attn.ops.triton.rotary": Module(absent=("apply_rotary",)),
+    "flash_attn.ops.fused_dense": Module(
+        absent=("FusedDense", "FusedMLP", "fused_mlp_func", "ColumnParallelLinear")
+    ),
+}
+
+MODULES: dict[str, Module] = {**_FLASH_ATTN}
+"""By the module's name."""
