@@ -19,7 +19,7 @@ import pytest
 import torch
 
 import torchdevice_mode
-from torchdevice_mode import _log
+from torchdevice_mode import _log, _session
 from torchdevice_mode._log import (
     SLUGS,
     configure,
@@ -118,7 +118,7 @@ def run(tmp_path, text, *flags, **variables):
 
 LOGS = """
 import logging, sys
-from torchdevice_mode import _log
+from torchdevice_mode import _log, _session
 {before}
 _log.configure(); _log.configure()
 {after}
@@ -207,7 +207,7 @@ def test_at_debug_the_target_each_decision_and_the_end_are_told(messages, monkey
 def messages(monkeypatch, caplog):
     """What was logged at INFO, as text."""
     monkeypatch.setenv("TORCHDEVICE_LOG_LEVEL", "INFO")
-    monkeypatch.setattr(torchdevice_mode._session, "ledger", torchdevice_mode.ledger().__class__())
+    monkeypatch.setattr(_session, "ledger", torchdevice_mode.ledger().__class__())
     return lambda: caplog.messages
 
 
@@ -359,7 +359,7 @@ def test_however_a_filter_counts_it_is_said_once(action):
 
 WARNS = """
 import warnings
-from torchdevice_mode import _log
+from torchdevice_mode import _log, _session
 _log.configure()
 for number in range(2):
     try:
