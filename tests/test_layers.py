@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "torchdevice_mode"
 
 LAYERS = [
-    ["errors", "_variables", "_imports", "_mismatch", "_packages", "_places"],
+    ["errors", "_variables", "_imports", "_mismatch", "_traced", "_packages", "_places"],
     ["_suggestions", "_writes"],
     ["_spec", "_override"],
     ["_values"],

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 import types
 
-__all__ = ["asked_by_torch", "calling_frame", "only_compares", "reads_memory"]
+__all__ = ["asked_by_torch", "calling_frame", "is_compiler", "only_compares", "reads_memory"]
 
 # Modules whose every request is the user's: layers and distributions pass `device=` through.
 _ON_BEHALF = (
@@ -38,6 +38,8 @@ _HANDS_ON = frozenset(
 )
 # Beside torch, those that mean the CPU: they read and write its memory through a pointer next.
 _READS_MEMORY = frozenset({"safetensors", "safetensors.torch", "torchdevice_mode._shims.rust"})
+# They look at the state of every device that there is, and the program has no line to change.
+_COMPILER = ("torch._dynamo.", "torch._guards.", "torch._inductor.", "torch._functorch.")
 _OVERRIDES = "torch.overrides"
 
 
@@ -84,6 +86,11 @@ def asked_by_torch(frame: types.FrameType, *, absent: bool) -> bool:
 def reads_memory(frame: types.FrameType) -> bool:
     """Whether what asks reads and writes memory of the CPU through a pointer next."""
     return frame.f_globals.get("__name__") in _READS_MEMORY
+
+
+def is_compiler(frame: types.FrameType) -> bool:
+    """Whether the frame runs code of torch's compiler, which asks on nobody's behalf."""
+    return f"{frame.f_globals.get('__name__')}.".startswith(_COMPILER)
 
 
 def only_compares(frame: types.FrameType) -> bool:

@@ -15,13 +15,14 @@ import torch
 from torch.compiler import is_compiling
 
 from . import _override
-from ._caller import asked_by_torch, only_compares, reads_memory
+from ._caller import asked_by_torch, is_compiler, only_compares, reads_memory
 from ._ledger import Event, Ledger, Place, event
 from ._log import is_library_frame, log_at, logger, user_frame
 from ._machine import Machine
 from ._policy import Decision, choose_target, decide
 from ._settings import Settings
 from ._spec import DeviceSpec, parse
+from ._traced import traced_frame
 
 __all__ = ["Context", "Resolution", "after_fork", "by_number", "is_lost", "refuse_lost"]
 
@@ -80,6 +81,7 @@ class Context:
         self.backward_lines: set[tuple[types.CodeType, int] | None] = set()
         # Where stray operands were adopted, and by which functions.
         self.adopting_lines: set[tuple[types.CodeType, int, str]] = set()
+        self._traced: set[tuple[str, int, Event]] = set()
         # Two caches, because the override changes the answers; the override's state is the index.
         self._caches: tuple[dict[Any, Resolution], dict[Any, Resolution]] = ({}, {})
         self.target_spec, self.target_reason = choose_target(machine, settings)
@@ -156,6 +158,8 @@ class Context:
                     return None
             elif asked_by_torch(frame, absent=request is None) or reads_memory(frame):
                 return None
+            if is_compiler(frame):
+                return resolution.device
         self._count(resolution.event, frame)
         return resolution.device
 
@@ -204,6 +208,16 @@ class Context:
         user = user_frame(frame)
         self._log_first(self.ledger.count(user, what), user, what)
 
+    def count_traced(self, what: Event) -> None:
+        """Count an event at the line that Dynamo traces, once: it may trace a line many times."""
+        user = user_frame(traced_frame())
+        if user is None:
+            return
+        line = (user.f_code.co_filename, user.f_lineno, what)
+        if line not in self._traced:
+            self._traced.add(line)
+            self._count(what, user)
+
     def _log_first(self, first: bool, user: types.FrameType | Place | None, what: Event) -> None:
         if first and user is not None and logger.isEnabledFor(logging.INFO):
             log_at(user, f"{what.asked} -> {what.given} ({what.reason})")
@@ -217,9 +231,13 @@ def by_number(number: int) -> Context | None:
 def _device_while_compiling(number: int, request: Any) -> torch.device | None:
     """`Context.device_for` as Dynamo runs it: once, while it traces; the graph has the answer.
 
-    Who asks cannot be known then, so the user is assumed.
+    Who asks is not looked at then: the user is assumed.
     """
-    return _by_number[number].resolve(request).device
+    context = _by_number[number]
+    resolution = context.resolve(request)
+    if resolution.redirected:
+        context.count_traced(resolution.event)
+    return resolution.device
 
 
 # What `torch.compiler.assume_constant_result` sets, without importing Dynamo for it: a second.

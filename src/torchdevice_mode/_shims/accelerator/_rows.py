@@ -73,7 +73,9 @@ def _answers(
         def decided(*args: Any, **kwargs: Any) -> Any:
             frame = sys._getframe(2)
             if _asks_plainly(frame):
-                return plain(*args, **kwargs)
+                # What the guards of compiled code say of the accelerator has become the CPU, where
+                # that is the target; it goes for the accelerator's own.
+                return plain(*(each for each in args if each != torch.device("cpu")), **kwargs)
             if ACCELERATOR.target().type in targets:
                 return answer(*args, **kwargs)
             return plain(*(_resolved(each, frame) for each in args), **kwargs)
