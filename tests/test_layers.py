@@ -37,7 +37,7 @@ LAYERS = [
     ["_substitutes"],
     ["_session"],
     ["_api"],
-    ["simulate", "_gap", "_info", "_run", "_summary"],
+    ["simulate", "_doctor", "_gap", "_info", "_run", "_summary"],
     ["cli", "pytest_plugin"],
     ["__init__"],
     ["__main__"],

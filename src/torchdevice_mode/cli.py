@@ -1,4 +1,4 @@
-"""The command `torchdevice`: `run`, `info` and `gap`."""
+"""The command `torchdevice`: `run`, `info`, `gap` and `doctor`."""
 
 from __future__ import annotations
 
@@ -68,6 +68,43 @@ _GAP = (
     _option("--json", action="store_true", help="print JSON"),
     _option("--markdown", action="store_true", help="print the page of docs"),
 )
+_DOCTOR = (
+    _option("paths", nargs="+", metavar="PATH", help="a program, a notebook or a folder"),
+    _option(
+        "--target",
+        choices=("mps", "cpu", "cuda"),
+        default="mps",
+        help="the device that it is to run on (default: mps, which has the most limits)",
+    ),
+    _option("--format", choices=("text", "json", "sarif"), default="text"),
+    _option("--output", metavar="FILE", help="write to FILE instead of printing"),
+    _option("--strict", action="store_true", help="exit code 1 for warnings, too"),
+    _option(
+        "--level",
+        choices=("note", "warning", "error"),
+        default="note",
+        help="show findings from this one on, as text; all are counted (default: note)",
+    ),
+    _option(
+        "--exclude",
+        metavar="GLOB",
+        action="append",
+        help="pass over files and folders of this name, or at this path below PATH, besides "
+        ".git, .venv, node_modules, build and their like; can be repeated",
+    ),
+    _option(
+        "--select",
+        metavar="RULE",
+        action="append",
+        help="only these rules, by their ids or how these begin; can be repeated",
+    ),
+    _option(
+        "--ignore",
+        metavar="RULE",
+        action="append",
+        help="all but these rules; can be repeated",
+    ),
+)
 
 
 # How the words begin that stand for a program, beside the name of a script.
@@ -84,6 +121,7 @@ class Command:
         execute: Carries it out: options and program in, exit code out.
         usage: How a program follows the options; empty where none does.
         epilog: Help below the options.
+        takes: What follows the options where that is no program.
     """
 
     help: str
@@ -91,6 +129,7 @@ class Command:
     execute: Callable[[argparse.Namespace, Program | None], int]
     usage: str = ""
     epilog: str = ""
+    takes: str = ""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -138,7 +177,7 @@ def _parser() -> argparse.ArgumentParser:
             help=command.help,
             description=command.help,
             epilog=command.epilog or None,
-            usage=f"torchdevice {name} [options] {command.usage}".rstrip(),
+            usage=f"torchdevice {name} [options] {command.usage}{command.takes}".rstrip(),
             allow_abbrev=False,
         )
         sub.set_defaults(parser=sub)
@@ -317,6 +356,15 @@ def _gap(options: argparse.Namespace, program: Program | None) -> int:
     return int(any(entry.state == gap.MISSING for entry in entries))
 
 
+def _doctor(options: argparse.Namespace, program: Program | None) -> int:
+    from ._doctor import _command as doctor
+
+    try:
+        return doctor.execute(options)
+    except TorchDeviceError as error:
+        return _fail(2, error)
+
+
 COMMANDS: dict[str, Command] = {
     "run": Command(
         "run a program as python does, its devices redirected",
@@ -333,5 +381,13 @@ COMMANDS: dict[str, Command] = {
         "list torch's public names, and what answers for each; exit code 1 if a name is missing",
         _GAP,
         _gap,
+    ),
+    "doctor": Command(
+        "tell what a program or a repository uses, without running it, and whether it would run",
+        _DOCTOR,
+        _doctor,
+        takes="PATH...",
+        epilog="Exit code 0: it would run; 1: something needs work; 2: wrong usage. A comment "
+        "# torchdevice: ignore[RULE] on a line silences what is found there.",
     ),
 }

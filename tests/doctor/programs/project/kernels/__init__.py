@@ -1,0 +1,5 @@
+from . import _twice
+
+
+def twice(x):
+    return _twice.forward(x)
