@@ -21,6 +21,7 @@ class Distribution(NamedTuple):
 
 DISTRIBUTIONS: dict[str, Distribution] = {
     "flash_attn": Distribution("flash-attn", "2.8.3+torchdevice"),
+    "xformers": Distribution("xformers", "0.0.32+torchdevice"),
 }
 """By the package's import name."""
 
@@ -81,5 +82,52 @@ _FLASH_ATTN: dict[str, Module] = {
     ),
 }
 
-MODULES: dict[str, Module] = {**_FLASH_ATTN}
+_MASKS = ("xformers/masks", "xformers/blocks")
+_MISSING_MASKS = (
+    "BlockDiagonalGappyKeysMask",
+    "BlockDiagonalCausalWithOffsetGappyKeysMask",
+    "PagedBlockDiagonalPaddedKeysMask",
+    "PagedBlockDiagonalCausalWithOffsetPaddedKeysMask",
+    "PagedBlockDiagonalGappyKeysMask",
+)
+_MISSING_ATTENTION = (
+    "memory_efficient_attention_backward",
+    "memory_efficient_attention_partial",
+    "merge_attentions",
+)
+_KERNELS = Module(("xformers/attention",), ("FwOp", "BwOp"))
+
+_XFORMERS: dict[str, Module] = {
+    "xformers": Module(),
+    "xformers.ops": Module(
+        ("xformers/attention", "xformers/layers", *_MASKS),
+        (
+            *("AttentionBias", "AttentionBwOpBase", "AttentionFwOpBase", "AttentionOp"),
+            *("LowerTriangularMask", "LowerTriangularMaskWithTensorBias"),
+            *("MemoryEfficientAttentionCutlassOp", "MemoryEfficientAttentionFlashAttentionOp"),
+            *("MemoryEfficientAttentionOp", "memory_efficient_attention"),
+            "memory_efficient_attention_forward",
+            "memory_efficient_attention_forward_requires_grad",
+            *("SwiGLU", "swiglu", "unbind", "index_select_cat", "scaled_index_add"),
+        ),
+        absent=(
+            *_MISSING_ATTENTION,
+            *("RMSNorm", "rms_norm", "rms_norm_add", "rope_padded", "masked_matmul"),
+            *("SwiGLUEagerOp", "SwiGLUFusedOp", "SwiGLUOp", "SwiGLUOpDispatch"),
+            *("SwiGLUPackedFusedOp", "get_stack_strides", "sequence_parallel_leading_matmul"),
+        ),
+        imports=("fmha",),
+    ),
+    "xformers.ops.fmha": Module(
+        ("xformers/attention", *_MASKS),
+        absent=_MISSING_ATTENTION,
+        imports=("attn_bias", "cutlass", "flash"),
+    ),
+    "xformers.ops.fmha.attn_bias": Module(_MASKS, absent=_MISSING_MASKS),
+    "xformers.ops.fmha.cutlass": _KERNELS,
+    "xformers.ops.fmha.flash": _KERNELS,
+    "xformers.ops.swiglu_op": Module(("xformers/layers",), ("SwiGLU", "swiglu")),
+}
+
+MODULES: dict[str, Module] = {**_FLASH_ATTN, **_XFORMERS}
 """By the module's name."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from .._attention import Rule, attend
+from .._attention import Rule, attend, attend_each
 from .._missing import unsupported
 
 __all__ = [
@@ -365,31 +365,9 @@ def _one_by_one(
 ) -> tuple[Tensor, Tensor | None]:
     """Each sequence for itself; all at once where they are of one length."""
     starts_q, starts_k = (cu.tolist() for cu in cu_seqlens)
-    lengths = {
-        (b - a, d - c)
-        for (a, b), (c, d) in zip(pairwise(starts_q), pairwise(starts_k), strict=True)
-    }
-    if len(lengths) == 1 and starts_q[-1] and starts_k[-1]:
-        q, k, v = (x.unflatten(0, (len(starts_q) - 1, -1)) for x in qkv)
-        if starts_q[-1] == qkv[0].shape[0] and starts_k[-1] == qkv[1].shape[0]:
-            out, lse = attend(q, k, v, rule, **how)
-            return out.flatten(0, 1), None if lse is None else lse.transpose(0, 1).flatten(1)
-    q, k, v = qkv
-    outs, sums = [], []
-    for index, ((a, b), (c, d)) in enumerate(
-        zip(pairwise(starts_q), pairwise(starts_k), strict=True)
-    ):
-        own = rule
-        if rule.slopes is not None and rule.slopes.dim() == 2:
-            own = rule._replace(slopes=rule.slopes[index])
-        out, lse = attend(q[None, a:b], k[None, c:d], v[None, c:d], own, **how)
-        outs.append(out[0])
-        if lse is not None:
-            sums.append(lse[0])
-    rest = q.shape[0] - starts_q[-1]
-    if rest:
-        outs.append(q.new_zeros(rest, q.shape[1], v.shape[2]))
-    return torch.cat(outs), torch.cat(sums, 1) if sums else None
+    pairs = zip(pairwise(starts_q), pairwise(starts_k), strict=True)
+    ranges = [(*queries, *keys) for queries, keys in pairs]
+    return attend_each(*qkv, ranges, rule, **how)
 
 
 def _by_padding(
