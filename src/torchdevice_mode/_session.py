@@ -40,6 +40,7 @@ __all__ = [
     "Entry",
     "disable",
     "enable",
+    "enabled_settings",
     "enter",
     "family",
     "ledger",
@@ -259,6 +260,11 @@ def disable() -> None:
 def is_enabled() -> bool:
     """Whether `enable()` is in force."""
     return _everywhere is not None
+
+
+def enabled_settings() -> Settings | None:
+    """The settings that `enable()` put in force; None where nothing is enabled."""
+    return None if _everywhere is None else _everywhere.context.settings
 
 
 def open_in_child(variables: dict[str, str]) -> Entry | None:

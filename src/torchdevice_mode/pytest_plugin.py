@@ -1,27 +1,60 @@
-"""The pytest plugin: `--torchdevice`, `--torchdevice-simulate`, and two fixtures.
+"""The pytest plugin: options, ini options, a marker, fixtures, and a section of the summary.
 
-It acts before test modules are imported, so that code which asks for CUDA at import time is
-redirected too. Loaded without its options it does nothing, and it does not import torch.
+It acts before conftest files and test modules are imported, so that what they ask for at import
+is redirected too. Loaded without its options it does nothing, and it does not import torch; with
+them, torch is imported when the tests do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import sys
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-__all__: list[str] = []
+from ._children import FOLDER, Exported, Family, new_folder
+from ._imports import when_imported
+from ._ledger import Ledger
+from ._settings import ENVIRONMENT, Settings
+from ._spec import ACCELERATORS, parse
+from ._startup import ACTIVATE, SIMULATE
+from ._summary import render
+from .errors import SimulatorError, TorchDeviceError
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from _pytest.terminal import TerminalReporter
+
+__all__ = ["entry_point"]
+
+_OPTION = "--torchdevice"
+_ON = frozenset({"", "1", "true", "yes", "on"})
+_OFF = frozenset({"0", "false", "no", "off"})
+# Set by `torchdevice test`, which redirects by itself, and compares with a plain run.
+_TESTED = "TORCHDEVICE_TEST_STREAM"
+_MARKER = (
+    "torchdevice(target=None, *, enabled=True, **settings): redirect this test, with settings of "
+    "torchdevice.redirect; enabled=False leaves it to plain torch."
+)
+
+
+# --- options -----------------------------------------------------------------------------------
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup("torchdevice", "redirect PyTorch devices")
+    group = parser.getgroup("torchdevice", "redirect PyTorch devices (torchdevice)")
     group.addoption(
-        "--torchdevice",
+        _OPTION,
         nargs="?",
         const="",
         default=None,
         metavar="TARGET",
-        help="redirect every test, to TARGET or to what the machine has",
+        help="redirect every test: alone to what the machine has, with =TARGET to that device",
     )
     group.addoption(
         "--torchdevice-simulate",
@@ -29,45 +62,338 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="DEVICE",
         help="simulate DEVICE (mps or cuda) on the CPU",
     )
+    parser.addini("torchdevice", "as --torchdevice: true, false or a target", default=None)
+    parser.addini("torchdevice_simulate", "as --torchdevice-simulate: mps or cuda", default=None)
+    _take_joined_values_only(parser)
 
 
+def _take_joined_values_only(parser: pytest.Parser) -> None:
+    """Let `--torchdevice tests/` be an option and a folder; argparse would take it for a target.
+
+    argparse knows options that may have a value, but none that may have one only after "=".
+    """
+
+    def taking_joined(parse_arguments: Callable[..., Any]) -> Callable[..., Any]:
+        def parse_these(arguments: Sequence[Any], namespace: Any = None) -> Any:
+            words = list(arguments)
+            end = words.index("--") if "--" in words else len(words)
+            words[:end] = [f"{w}=" if w == _OPTION else w for w in words[:end]]
+            return parse_arguments(words, namespace)
+
+        return parse_these
+
+    for name in ("parse", "parse_known_and_unknown_args"):
+        setattr(parser, name, taking_joined(getattr(parser, name)))
+
+
+def _given(config: pytest.Config, name: str) -> tuple[str | None, str]:
+    """What is asked for on the command line or in the ini file, and where."""
+    # Before conftest files are loaded, only this has the command line.
+    option = getattr(config.known_args_namespace, name, None)
+    if option is not None:
+        return str(option), "--" + name.replace("_", "-")
+    value = config.getini(name)
+    # Only what is an option of the command line may be without a value.
+    if value is None or not str(value).strip() or str(value).strip().lower() in _OFF:
+        return None, ""
+    file = config.inipath.name if config.inipath is not None else "ini option"
+    return str(value).strip(), f"{name} in {file}"
+
+
+class _EntryPoint:
+    """What pytest finds installed: it registers this module, unless `-p` has done so already."""
+
+    def pytest_addoption(self, pluginmanager: pytest.PytestPluginManager) -> None:
+        if pluginmanager.get_plugin(__name__) is None:
+            pluginmanager.register(sys.modules[__name__], __name__)
+
+
+entry_point = _EntryPoint()
+
+
+# --- from the start to the end of a session ----------------------------------------------------
+
+
+class _Session:
+    """Redirection, from before the first conftest file until pytest is done.
+
+    Args:
+        settings: What the options and the environment say; None to simulate only.
+        simulate: The device to simulate, or None.
+    """
+
+    def __init__(self, settings: Settings | None, simulate: str | None) -> None:
+        self.settings = settings
+        self.simulate = simulate
+        self.process = os.getpid()
+        self.undo: list[Callable[[], None]] = []
+        self.is_told = FOLDER in os.environ
+
+    def begin(self) -> None:
+        """Simulate and redirect; after an error, `end` puts back what was done."""
+        if self.simulate is not None:
+            # Before anything asks torch about its devices.
+            _import("simulate").load(self.simulate)
+        if self.settings is None:
+            return
+        self._tell_children(self.settings)
+        if self.settings.target not in (None, "cpu"):
+            # Whether there is such a target, only torch knows.
+            __import__("torch")
+        self.undo.append(when_imported("torch", self._enable))
+
+    def _tell_children(self, settings: Settings) -> None:
+        """Have processes that the tests start redirected too, and workers of pytest-xdist."""
+        told: dict[str, str | None] = {**dict.fromkeys(ENVIRONMENT.values()), ACTIVATE: "1"}
+        told |= settings.to_environment()
+        told[FOLDER] = os.environ.get(FOLDER) or new_folder(os.environ)
+        if self.simulate is not None:
+            told[SIMULATE] = self.simulate
+        self.undo.append(Exported(told, os.environ).take_back)
+
+    def _enable(self) -> None:
+        session = _import("_session")
+        # A session of pytest inside another's, as `pytester` runs them.
+        outer = session.enabled_settings()
+        session.enable(self.settings)
+        if outer is None:
+            self.undo.append(session.disable)
+        else:
+            self.undo.append(lambda: session.enable(outer))
+
+    def end(self) -> None:
+        """Put back what was; where a step fails, the others follow."""
+        while self.undo:
+            self.undo.pop()()
+
+    def leave_counts(self) -> None:
+        """Leave for the root of the family what this process counted so far."""
+        session = sys.modules.get(f"{__package__}._session")
+        if session is not None:
+            session.family.leave()
+
+    def ledger(self) -> Ledger | None:
+        """What was counted here and in other processes; None where others tell it."""
+        if f"{__package__}._session" in sys.modules:
+            return _import("_api").ledger()
+        if self.is_told:
+            return None
+        # Such as in the process that only gives tests to workers of pytest-xdist.
+        ledger = Ledger()
+        Family(ledger, os.environ).collect(at_end=True)
+        return ledger
+
+
+_SESSION = pytest.StashKey[_Session]()
+
+
+def _import(name: str) -> ModuleType:
+    from importlib import import_module
+
+    return import_module(f".{name}", __package__)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    _begin(early_config)
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    import torchdevice_mode
+    config.addinivalue_line("markers", _MARKER)
+    # Where the plugin is named by a conftest file, this is the first that it hears.
+    _begin(config)
 
-    device = config.getoption("--torchdevice-simulate")
-    target = config.getoption("--torchdevice")
+
+def _begin(config: pytest.Config) -> None:
+    if _SESSION in config.stash or os.environ.get(_TESTED):
+        return
+    simulate, simulate_origin = _given(config, "torchdevice_simulate")
+    target, target_origin = _given(config, "torchdevice")
+    if simulate is None and target is None:
+        return
+    _check_words(config)
     try:
-        if device is not None:
-            torchdevice_mode.simulate.load(device)
+        settings = None
         if target is not None:
-            torchdevice_mode.enable(target=target or None)
-            config.add_cleanup(torchdevice_mode.disable)
-    except torchdevice_mode.TorchDeviceError as error:
-        raise pytest.UsageError(str(error)) from error
+            chosen = None if target.lower() in _ON else target
+            settings = Settings.load(os.environ, target=chosen)
+        session = config.stash[_SESSION] = _Session(settings, simulate)
+        config.add_cleanup(session.end)
+        session.begin()
+    except SimulatorError as error:
+        raise pytest.UsageError(f"{simulate_origin}: {error}") from error
+    except TorchDeviceError as error:
+        raise pytest.UsageError(f"{target_origin}: {error}") from error
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise pytest.UsageError(
+            f"{simulate_origin or target_origin}: torch is not installed for {sys.executable}: "
+            "install it with pip."
+        ) from error
+
+
+def _check_words(config: pytest.Config) -> None:
+    """A target that was not joined to its option would be looked for as a file."""
+    if getattr(config.known_args_namespace, "torchdevice", None) != "":
+        return
+    for word in config.known_args_namespace.file_or_dir:
+        text = str(word)
+        if parse(text).type in ACCELERATORS | {"cpu"} and not Path(text).exists():
+            raise pytest.UsageError(
+                f"there is no file or folder {text!r}: to give a target, write {_OPTION}={text}."
+            )
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    session = config.stash.get(_SESSION, None)
+    if session is None:
+        return None
+    simulated = f"simulated {session.simulate}" if session.simulate is not None else ""
+    if session.settings is None:
+        return f"torchdevice: {simulated}, not redirected"
+    target = session.settings.target or "the device that the machine has"
+    return f"torchdevice: redirects to {target}{f', {simulated}' if simulated else ''}"
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    running = session.config.stash.get(_SESSION, None)
+    if running is not None and hasattr(session.config, "workerinput"):
+        running.leave_counts()
+
+
+def pytest_terminal_summary(
+    terminalreporter: TerminalReporter, exitstatus: int, config: pytest.Config
+) -> None:
+    session = config.stash.get(_SESSION, None)
+    if session is None or session.settings is None:
+        return
+    ledger = session.ledger()
+    verbosity = config.option.verbose
+    if ledger is None or verbosity < -1:
+        return
+    entries = ledger.entries()
+    text = render(
+        entries,
+        target=entries[0].site.given if entries else session.settings.target or "not asked for",
+        folder=str(config.invocation_params.dir),
+        unreported=ledger.unreported,
+    )
+    lines = text.splitlines()
+    if verbosity < 0:
+        terminalreporter.write_line(lines[0])
+        return
+    terminalreporter.ensure_newline()
+    terminalreporter.section("torchdevice")
+    for line in lines:
+        terminalreporter.write_line(line.removeprefix("torchdevice: "))
+
+
+# --- the marker --------------------------------------------------------------------------------
+
+
+def _asked_by_marker(item: pytest.Item) -> tuple[bool, dict[str, Any]] | None:
+    """Whether the closest marker redirects, and with what settings; None without a marker."""
+    marker = item.get_closest_marker("torchdevice")
+    if marker is None or os.environ.get(_TESTED):
+        return None
+    settings = dict(marker.kwargs)
+    enabled = settings.pop("enabled", True)
+    if len(marker.args) > 1 or (marker.args and "target" in settings):
+        raise TypeError("torchdevice() takes one target")
+    if marker.args:
+        settings["target"] = marker.args[0]
+    if not isinstance(enabled, bool):
+        raise TypeError(f"enabled is True or False, not {enabled!r}")
+    Settings.load({}, **settings)
+    return enabled, settings
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        try:
+            _asked_by_marker(item)
+        except (TypeError, TorchDeviceError) as error:
+            said = str(error).replace("redirect()", "the marker")
+            raise pytest.UsageError(f"marker torchdevice of {item.nodeid}: {said}") from error
+
+
+def _as_marked(item: pytest.Item) -> ExitStack:
+    """Enter what the marker says, apart from the test, so that errors can be told apart."""
+    entered = ExitStack()
+    asked = _asked_by_marker(item)
+    if asked is not None:
+        enabled, settings = asked
+        api = _import("_api")
+        try:
+            entered.enter_context(api.redirect(**settings) if enabled else api.native())
+        except TorchDeviceError as error:
+            pytest.fail(f"marker torchdevice: {error}", pytrace=False)
+    return entered
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
+    with _as_marked(item):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    with _as_marked(item):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
+    try:
+        with _as_marked(item):
+            return (yield)
+    finally:
+        session = item.config.stash.get(_SESSION, None)
+        if session is not None and session.process != os.getpid():
+            # A child that runs one test, as pytest-forked has them, ends without its handlers.
+            session.leave_counts()
+
+
+# --- fixtures ----------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def torchdevice_redirect() -> Iterator[object]:
-    """Redirection for one test."""
+def torchdevice_redirect(request: pytest.FixtureRequest) -> Iterator[object]:
+    """Redirection for one test; its indirect parameter is a target, or a dict of settings."""
     import torchdevice_mode
 
-    with torchdevice_mode.redirect() as redirection:
+    settings = getattr(request, "param", None) or {}
+    if isinstance(settings, str):
+        settings = {"target": settings}
+    with torchdevice_mode.redirect(**settings) as redirection:
         yield redirection
 
 
 @pytest.fixture
 def simulated_mps() -> object:
-    """The simulated `mps` device; once loaded it stays for the process."""
-    import torchdevice_mode
-
-    torchdevice_mode.simulate.load("mps")
-    return torchdevice_mode.simulate
+    """The simulated `mps` device, once loaded there for the process; skips where it cannot be."""
+    return _simulated("mps")
 
 
 @pytest.fixture
 def simulated_cuda() -> object:
-    """The simulated `cuda` device; once loaded it stays for the process."""
-    import torchdevice_mode
+    """The simulated `cuda` device, once loaded there for the process; skips where it cannot be."""
+    return _simulated("cuda")
 
-    torchdevice_mode.simulate.load("cuda")
-    return torchdevice_mode.simulate
+
+def _simulated(device: str) -> object:
+    simulate = _import("simulate")
+    if sys.platform != "linux" and not simulate.is_loaded():
+        pytest.skip(f"devices are simulated on Linux, not on {sys.platform}")
+    if simulate.loaded_device() not in (None, device):
+        pytest.skip(f"this process simulates {simulate.loaded_device()}, and has one device")
+    try:
+        simulate.load(device)
+    except SimulatorError as error:
+        pytest.fail(str(error), pytrace=False)
+    return simulate
