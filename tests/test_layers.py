@@ -38,6 +38,7 @@ LAYERS = [
     ["_session"],
     ["_api"],
     ["simulate", "_doctor", "_gap", "_info", "_run", "_summary"],
+    ["_tester"],
     ["cli", "pytest_plugin"],
     ["__init__"],
     ["__main__"],

@@ -107,6 +107,46 @@ _DOCTOR = (
 )
 
 
+_TEST = (
+    *_OF_SETTINGS,
+    _option(
+        "--timeout",
+        type=float,
+        default=600,
+        metavar="SECONDS",
+        help="how long a file of tests may run (default: 600)",
+    ),
+    _option(
+        "--jobs", type=int, metavar="N", help="how many files at a time (default: half the cores)"
+    ),
+    _option(
+        "--retries",
+        type=int,
+        default=1,
+        metavar="N",
+        help="how often a test that differs is repeated before it counts (default: 1)",
+    ),
+    _option(
+        "--results",
+        default=".torchdevice_test",
+        metavar="FOLDER",
+        help="where results, logs and reports are kept (default: .torchdevice_test)",
+    ),
+    _option("--resume", action="store_true", help="run only files that have no results yet"),
+    _option(
+        "--report",
+        action="append",
+        metavar="FILE",
+        help="write a report here, too: .html, .md, .json or .xml (JUnit); may be repeated",
+    ),
+    _option(
+        "--strict",
+        action="store_true",
+        help="exit code 1 also where a test fails that plain torch skips",
+    ),
+)
+
+
 # How the words begin that stand for a program, beside the name of a script.
 _PROGRAM_KINDS = {"-": "stdin", "-m": "module", "-c": "code"}
 
@@ -122,6 +162,7 @@ class Command:
         usage: How a program follows the options; empty where none does.
         epilog: Help below the options.
         takes: What follows the options where that is no program.
+        has_default: Whether the program may be left out.
     """
 
     help: str
@@ -130,6 +171,7 @@ class Command:
     usage: str = ""
     epilog: str = ""
     takes: str = ""
+    has_default: bool = False
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -158,7 +200,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown:
         options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     command = COMMANDS[options.command]
-    if command.usage and program is None:
+    if command.usage and program is None and not command.has_default:
         options.parser.error("a program is missing: give script.py, -m module, -c code or -")
     return command.execute(options, program)
 
@@ -365,6 +407,13 @@ def _doctor(options: argparse.Namespace, program: Program | None) -> int:
         return _fail(2, error)
 
 
+def _test(options: argparse.Namespace, program: Program | None) -> int:
+    try:
+        return int(import_module(f"{__package__}._tester.command").test(vars(options), program))
+    except TorchDeviceError as error:
+        return _fail(2, error)
+
+
 COMMANDS: dict[str, Command] = {
     "run": Command(
         "run a program as python does, its devices redirected",
@@ -389,5 +438,14 @@ COMMANDS: dict[str, Command] = {
         takes="PATH...",
         epilog="Exit code 0: it would run; 1: something needs work; 2: wrong usage. A comment "
         "# torchdevice: ignore[RULE] on a line silences what is found there.",
+    ),
+    "test": Command(
+        "run a project's own tests plain and redirected, and tell what differs; exit code 1 if a "
+        "test that passes on plain torch fails redirected",
+        _TEST,
+        _test,
+        usage="[-- pytest arguments | -- unittest arguments]",
+        epilog="Without a command, pytest runs what it finds in this folder. See docs/testing.md.",
+        has_default=True,
     ),
 }

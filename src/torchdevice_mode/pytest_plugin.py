@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ._children import FOLDER, Exported, Family, new_folder
+from ._children import Exported, Family, new_folder, variables_for
+from ._command_settings import choose
 from ._imports import when_imported
 from ._ledger import Ledger
-from ._settings import ENVIRONMENT, Settings
+from ._settings import Settings
 from ._spec import ACCELERATORS, parse
-from ._startup import ACTIVATE, SIMULATE
 from ._summary import render
+from ._variables import FALSE, FOLDER, TRUE
 from .errors import SimulatorError, TorchDeviceError
 
 if TYPE_CHECKING:
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 __all__ = ["entry_point"]
 
 _OPTION = "--torchdevice"
-_ON = frozenset({"", "1", "true", "yes", "on"})
-_OFF = frozenset({"0", "false", "no", "off"})
 # Set by `torchdevice test`, which redirects by itself, and compares with a plain run.
 _TESTED = "TORCHDEVICE_TEST_STREAM"
 _MARKER = (
@@ -94,7 +93,7 @@ def _given(config: pytest.Config, name: str) -> tuple[str | None, str]:
         return str(option), "--" + name.replace("_", "-")
     value = config.getini(name)
     # Only what is an option of the command line may be without a value.
-    if value is None or not str(value).strip() or str(value).strip().lower() in _OFF:
+    if value is None or str(value).strip().lower() in FALSE:
         return None, ""
     file = config.inipath.name if config.inipath is not None else "ini option"
     return str(value).strip(), f"{name} in {file}"
@@ -144,11 +143,8 @@ class _Session:
 
     def _tell_children(self, settings: Settings) -> None:
         """Have processes that the tests start redirected too, and workers of pytest-xdist."""
-        told: dict[str, str | None] = {**dict.fromkeys(ENVIRONMENT.values()), ACTIVATE: "1"}
-        told |= settings.to_environment()
-        told[FOLDER] = os.environ.get(FOLDER) or new_folder(os.environ)
-        if self.simulate is not None:
-            told[SIMULATE] = self.simulate
+        folder = os.environ.get(FOLDER) or new_folder(os.environ)
+        told = variables_for(settings, {"simulate": self.simulate}, folder)
         self.undo.append(Exported(told, os.environ).take_back)
 
     def _enable(self) -> None:
@@ -213,18 +209,26 @@ def _begin(config: pytest.Config) -> None:
     if simulate is None and target is None:
         return
     _check_words(config)
+    origin = ""
     try:
         settings = None
         if target is not None:
-            chosen = None if target.lower() in _ON else target
-            settings = Settings.load(os.environ, target=chosen)
+            named = {"target": None if not target or target.lower() in TRUE else target}
+            origin = target_origin
+            Settings.load({}, **named)
+            # What is wrong elsewhere names its place itself.
+            origin = ""
+            options = named | {"simulate": simulate}
+            settings, run, _ = choose(options, os.environ, config.rootpath)
+            simulate = run.simulate
+            origin = target_origin
         session = config.stash[_SESSION] = _Session(settings, simulate)
         config.add_cleanup(session.end)
         session.begin()
     except SimulatorError as error:
-        raise pytest.UsageError(f"{simulate_origin}: {error}") from error
+        raise pytest.UsageError(f"{simulate_origin or 'simulate'}: {error}") from error
     except TorchDeviceError as error:
-        raise pytest.UsageError(f"{target_origin}: {error}") from error
+        raise pytest.UsageError(f"{origin}: {error}" if origin else str(error)) from error
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
@@ -272,7 +276,7 @@ def pytest_terminal_summary(
         return
     ledger = session.ledger()
     verbosity = config.option.verbose
-    if ledger is None or verbosity < -1:
+    if ledger is None or verbosity < -1 or getattr(config.option, "no_summary", False):
         return
     entries = ledger.entries()
     text = render(
@@ -321,33 +325,36 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             raise pytest.UsageError(f"marker torchdevice of {item.nodeid}: {said}") from error
 
 
-def _as_marked(item: pytest.Item) -> ExitStack:
-    """Enter what the marker says, apart from the test, so that errors can be told apart."""
+def _as_marked(item: pytest.Item, *, has_begun: bool = True) -> ExitStack:
+    """Enter what the marker says; where that fails, the setup of the test does, and only that."""
     entered = ExitStack()
     asked = _asked_by_marker(item)
     if asked is not None:
         enabled, settings = asked
         api = _import("_api")
+        problem = ""
         try:
             entered.enter_context(api.redirect(**settings) if enabled else api.native())
         except TorchDeviceError as error:
-            pytest.fail(f"marker torchdevice: {error}", pytrace=False)
+            problem = f"marker torchdevice: {error}"
+        if problem and not has_begun:
+            pytest.fail(problem, pytrace=False)
     return entered
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)
+@pytest.hookimpl(wrapper=True, trylast=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
-    with _as_marked(item):
+    with _as_marked(item, has_begun=False):
         return (yield)
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)
+@pytest.hookimpl(wrapper=True, trylast=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     with _as_marked(item):
         return (yield)
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)
+@pytest.hookimpl(wrapper=True, trylast=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
     try:
         with _as_marked(item):

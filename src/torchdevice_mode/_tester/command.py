@@ -1,0 +1,285 @@
+"""The command `torchdevice test`, from its options to its exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+from types import FrameType
+from typing import Any
+
+from .. import __version__
+from .._command_settings import choose
+from .._run import Program
+from . import process
+from .compare import Comparison, compare
+from .document import Session, document
+from .junit import junit
+from .page import page
+from .process import Stopped, said
+from .progress import progress_on
+from .results import Store, UnitResult
+from .runner import Listed, Runner, environment_for
+from .suite import PLAIN, Run, Suite, SuiteError, options_of
+from .text import markdown, text
+
+__all__ = ["DEFAULT_RESULTS", "REPORTS", "test"]
+
+DEFAULT_RESULTS = ".torchdevice_test"
+_INTERRUPTED = 130
+_MOST_REPEATED = 200
+
+REPORTS: dict[str, Callable[[dict[str, Any], bool, str], str]] = {
+    ".json": lambda told, strict, results: json.dumps(told, indent=2) + "\n",
+    ".xml": lambda told, strict, results: junit(told, strict=strict),
+    ".md": lambda told, strict, results: markdown(told),
+    ".html": lambda told, strict, results: page(told, results=results),
+}
+"""Ending of a file's name to what makes a report of that kind."""
+
+
+@dataclass(slots=True)
+class _State:
+    """What is known so far."""
+
+    results: dict[str, dict[str, UnitResult]]
+    facts: dict[str, str] = field(default_factory=dict)
+    listed: Listed = field(default_factory=lambda: Listed((), ""))
+    interrupted: bool = False
+
+
+def test(options: Mapping[str, Any], program: Program | None) -> int:
+    """Run a suite plain and redirected, and compare.
+
+    Args:
+        options: Of the command, by name.
+        program: What follows them: the test runner and its arguments.
+
+    Returns:
+        0 where no test newly fails, 1 where one does, 2 where there are no tests, 130 where the
+        user ended it.
+
+    Raises:
+        TorchDeviceError: If an option, the suite, or the folder of results will not do.
+    """
+    began = monotonic()
+    suite = Suite.read(program)
+    _, run_settings, _ = choose(options, os.environ, Path.cwd())
+    jobs, limit, retries = _numbers(options)
+    for path in options["report"] or ():
+        if Path(path).suffix not in REPORTS:
+            raise SuiteError(
+                f"{path!r} names no kind of report: give a file that ends in {', '.join(REPORTS)}."
+            )
+    runs = _runs(options, run_settings.simulate)
+    store = Store(Path(options["results"]).absolute())
+    manifest = {
+        "command": suite.shown,
+        "folder": os.getcwd(),  # noqa: PTH109
+        "runs": {run.name: run.options for run in runs},
+        "python": sys.version,
+    }
+    store.begin(manifest, resume=bool(options["resume"]))
+    runner = Runner(suite, store, limit, environment_for(jobs, os.environ))
+    state = _State({run.name: {} for run in runs})
+    quiet = bool(run_settings.quiet)
+    with _ended_like_interrupted():
+        try:
+            _prepare(runner, runs, state, quiet)
+            _run_all(runner, runs, state, jobs, quiet)
+            for number in range(retries):
+                _repeat(runner, runs, state, number)
+        except (KeyboardInterrupt, Stopped):
+            runner.stop.set()
+            state.interrupted = True
+    comparisons = _compare(runs, state)
+    code = _exit_code(state, comparisons, strict=bool(options["strict"]))
+    session = Session(
+        suite=runner.suite,
+        listed=state.listed,
+        runs=runs,
+        facts=state.facts,
+        results=state.results,
+        comparisons=comparisons,
+        folder=store.folder,
+        seconds=monotonic() - began,
+        interrupted=state.interrupted,
+    )
+    told = document(session, version=__version__, exit_code=code)
+    _write(told, store.folder, options["report"] or (), strict=bool(options["strict"]))
+    if code == 2:
+        raise SuiteError(f"there are no tests: {' '.join(suite.shown)} collects none.")
+    print(text(told))
+    print(f"torchdevice: reports are in {store.folder} (report.html, .md, .json, .xml)")
+    return code
+
+
+def _numbers(options: Mapping[str, Any]) -> tuple[int, float, int]:
+    jobs = options["jobs"] if options["jobs"] is not None else max(1, (os.cpu_count() or 1) // 2)
+    for name, value, least in (
+        ("--jobs", jobs, 1),
+        ("--timeout", options["timeout"], 1),
+        ("--retries", options["retries"], 0),
+    ):
+        if value < least:
+            raise SuiteError(f"{name} {value} is too small: give {least} or more.")
+    return jobs, float(options["timeout"]), options["retries"]
+
+
+def _runs(options: Mapping[str, Any], simulate: str | None) -> list[Run]:
+    chosen = options_of(options)
+    runs = [Run(PLAIN), Run("redirected", chosen)]
+    if simulate is not None:
+        runs.append(Run("simulated", (f"--simulate={simulate}", *chosen)))
+    return runs
+
+
+# --- before the tests --------------------------------------------------------------------------
+
+# What a run makes of the machine, told by a program that runs like its tests.
+_LOOK = (
+    "import json, torch, torchdevice_mode as t; "
+    "print(json.dumps([torch.__version__, t.target() or '']))"
+)
+
+
+def _prepare(runner: Runner, runs: Sequence[Run], state: _State, quiet: bool) -> None:
+    for run in runs:
+        if not run.is_plain:
+            state.facts |= _look(runner, run)
+    state.listed = runner.list_units(runs[0])
+    runner.suite = Suite(runner.suite.runner, runner.suite.arguments, state.listed.words)
+    if not quiet:
+        targets = ", ".join(f"{run.name} to {state.facts[run.name]}" for run in runs[1:])
+        number = len(state.listed.units)
+        noun = "file" if number == 1 else "files"
+        print(
+            f"torchdevice: {number} {noun} of tests, plain and {targets}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _look(runner: Runner, run: Run) -> dict[str, str]:
+    """The version of torch and the target of a run; what is wrong with it shows here, and once."""
+    log = runner.store.log(run.name, "look")
+    log.unlink(missing_ok=True)
+    process.run(
+        run.command(["-c", _LOOK]),
+        environ=run.environ(runner.environ),
+        log=log,
+        limit=runner.limit,
+        stop=runner.stop,
+    )
+    words = said(log)
+    try:
+        torch, target = json.loads(words.splitlines()[-1])
+    except (ValueError, IndexError, TypeError):
+        last = words.splitlines()[-1] if words else "nothing was said"
+        problem = last.removeprefix("torchdevice: error: ")
+        raise SuiteError(f"the {run.name} run cannot begin: {problem}") from None
+    return {"torch": torch, run.name: target}
+
+
+# --- the tests ---------------------------------------------------------------------------------
+
+
+def _run_all(runner: Runner, runs: Sequence[Run], state: _State, jobs: int, quiet: bool) -> None:
+    work = []
+    for unit in state.listed.units:
+        for run in runs:
+            kept = runner.store.load(run.name, unit)
+            if kept is not None:
+                state.results[run.name][unit] = kept
+            else:
+                work.append((run, unit))
+    with progress_on(sys.stderr, len(work), quiet=quiet) as progress:
+
+        def done(result: UnitResult) -> None:
+            state.results[result.run][result.unit] = result
+            progress.done(result)
+
+        runner.run_all(work, jobs=jobs, done=done)
+
+
+def _compare(runs: Sequence[Run], state: _State) -> list[Comparison]:
+    plain = state.results[PLAIN]
+    return [compare(run.name, plain, state.results[run.name]) for run in runs[1:]]
+
+
+def _repeat(runner: Runner, runs: Sequence[Run], state: _State, number: int) -> None:
+    """Run once more what differs, alone: what does not differ then is flaky."""
+    by_name = {run.name: run for run in runs}
+    wanted: dict[tuple[str, str], list[str]] = {}
+    for comparison in _compare(runs, state):
+        changes = [c for c in comparison.changes if c.category in _REPEATED]
+        for change in changes[:_MOST_REPEATED]:
+            name = PLAIN if change.category == "newly passing" else comparison.run
+            result = state.results[name][change.unit].results.get(change.test)
+            # One that is resumed may have been repeated before.
+            is_test = result is not None and result.target != "file"
+            if result is not None and is_test and len(result.again) <= number:
+                tests = wanted.setdefault((name, change.unit), [])
+                if change.test not in tests:
+                    tests.append(change.test)
+    for (name, unit), tests in wanted.items():
+        kept = state.results[name][unit]
+        again = runner.repeat(by_name[name], unit, tests)
+        for test_, result in again.items():
+            kept.results[test_].again.append(result.outcome)
+        runner.store.save(kept)
+
+
+_REPEATED = ("newly failing", "newly passing", "only redirected, failing")
+
+
+def _exit_code(state: _State, comparisons: Sequence[Comparison], *, strict: bool) -> int:
+    if state.interrupted:
+        return _INTERRUPTED
+    if not any(unit.results for units in state.results.values() for unit in units.values()):
+        return 2
+    counted = ("newly failing", "only redirected, failing") if strict else ("newly failing",)
+    return int(any(one.count(category) for one in comparisons for category in counted))
+
+
+# --- after the tests ---------------------------------------------------------------------------
+
+
+def _write(told: dict[str, Any], folder: Path, reports: Sequence[str], *, strict: bool) -> None:
+    places = [folder / f"report{suffix}" for suffix in REPORTS] + [Path(path) for path in reports]
+    for path in places:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            results = os.path.relpath(folder, path.parent)
+            words = REPORTS[path.suffix](told, strict, results)
+            path.write_text(words, encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            # The results are there in any case, and --resume writes reports of them again.
+            print(
+                f"torchdevice: {path} cannot be written ({error.strerror or error}): give another "
+                f"place for it, with --resume.",
+                file=sys.stderr,
+            )
+
+
+class _ended_like_interrupted:  # noqa: N801 - used like a function
+    """Has the signal that asks a process to end do what Ctrl-C does, so that children end too."""
+
+    def __enter__(self) -> None:
+        self._before: Any = None
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGTERM, self._interrupt)
+
+    def __exit__(self, *error: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+
+    @staticmethod
+    def _interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt

@@ -1,0 +1,269 @@
+"""Lines of JSON by which a process that runs tests tells what happens there, as it happens.
+
+Each line is written by one call of the system, past all buffers, so that it is there whatever
+ends the process next. `fold` makes results of them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import traceback
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+__all__ = ["STREAM", "TASK", "Error", "Folded", "Result", "Task", "Writer", "describe", "fold"]
+
+STREAM = "TORCHDEVICE_TEST_STREAM"
+"""Variable that names the file to write lines to."""
+TASK = "TORCHDEVICE_TEST_TASK"
+"""Variable that holds what is to be done, as JSON: the fields of `Task`."""
+
+_LONGEST_MESSAGE = 2_000
+_LONGEST_TEXT = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a process is to do.
+
+    Attributes:
+        unit: The file (or, for unittest, the name) whose tests to run; empty to list units.
+        only: Tests to run; None for all.
+        skip: Tests not to run, since they were before.
+        name: Tells this process from others that run at the same time, in names of folders.
+    """
+
+    unit: str = ""
+    only: list[str] | None = None
+    skip: list[str] = field(default_factory=list)
+    name: str = ""
+
+    @classmethod
+    def from_environment(cls) -> Task:
+        """What this process is to do."""
+        return cls(**json.loads(os.environ[TASK]))
+
+    def to_text(self) -> str:
+        """The value of the variable."""
+        names = ("unit", "only", "skip", "name")
+        return json.dumps({name: getattr(self, name) for name in names})
+
+    def leaves_out(self, test: str) -> bool:
+        """Whether a test of the unit is not to run."""
+        return test in self.skip or (self.only is not None and test not in self.only)
+
+
+class Writer:
+    """Writes lines to the file that the environment names; in forked children, nothing."""
+
+    def __init__(self) -> None:
+        self._process = os.getpid()
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        self._file = os.open(os.environ[STREAM], flags, 0o600)
+
+    def put(self, kind: str, **fields: Any) -> None:
+        """Write one line.
+
+        Args:
+            kind: What it tells.
+            **fields: What JSON can say.
+        """
+        if os.getpid() == self._process:
+            os.write(self._file, json.dumps({"kind": kind, **fields}).encode() + b"\n")
+
+
+@dataclass(slots=True)
+class Error:
+    """Why a test failed.
+
+    Attributes:
+        type: Name of the exception's class, with its module where that is not `builtins`.
+        message: What the exception says.
+        place: The innermost frame: `file:line in function`; empty where it is not known.
+        text: The traceback, as the test runner shows it.
+    """
+
+    type: str = ""
+    message: str = ""
+    place: str = ""
+    text: str = ""
+
+    @classmethod
+    def read(cls, told: dict[str, str] | None) -> Error | None:
+        """What `describe` gave, or None."""
+        return None if told is None else cls(**told)
+
+
+@dataclass(slots=True)
+class Result:
+    """What became of one test.
+
+    Attributes:
+        outcome: `passed`, `xfailed`, `xpassed`, `skipped`, `failed`, `error` (in what prepares
+            the test, cleans up after it, or collects it), `crashed`, `timeout` or `not run`.
+        seconds: How long it took.
+        error: Why it failed.
+        reason: Why it was skipped.
+        target: What a command line names it by, if that is not its name here.
+        again: Outcomes of repeated runs.
+    """
+
+    outcome: str
+    seconds: float = 0.0
+    error: Error | None = None
+    reason: str = ""
+    target: str = ""
+    again: list[str] = field(default_factory=list)
+
+    @property
+    def failed(self) -> bool:
+        """Whether it ran, or was to, and went wrong."""
+        return self.outcome in ("failed", "error", "crashed", "timeout")
+
+    @property
+    def ran(self) -> bool:
+        """Whether it ran at all."""
+        return self.outcome not in ("skipped", "not run")
+
+
+@dataclass(slots=True)
+class Folded:
+    """What the lines of one process say.
+
+    Attributes:
+        results: By test.
+        collected: Tests that were to run, in their order; None where it did not come so far.
+        running: The test that ran at the end, if the process ended in one.
+        collecting: What was being collected then.
+        ended: Whether the session came to its end.
+        note: What ended it early.
+        events: What was redirected, by kind.
+        told: Further lines, by kind.
+    """
+
+    results: dict[str, Result] = field(default_factory=dict)
+    collected: list[str] | None = None
+    running: str = ""
+    collecting: str = ""
+    ended: bool = False
+    note: str = ""
+    events: dict[str, int] = field(default_factory=dict)
+    told: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+
+# Of several outcomes of one test, as of its phases and its parts, the last in this row counts.
+_RANKS = ("passed", "xpassed", "xfailed", "skipped", "failed", "error")
+
+
+def fold(path: Path) -> Folded:
+    """Read what a process has told.
+
+    Args:
+        path: The file; absent where the process did not come so far.
+
+    Returns:
+        What it says; lines cut off by the end of the process are passed over.
+    """
+    folded = Folded()
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return folded
+    for line in text.splitlines():
+        try:
+            told = json.loads(line)
+            kind = told.pop("kind")
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue
+        _take(folded, kind, told)
+    return folded
+
+
+def _take(folded: Folded, kind: str, told: dict[str, Any]) -> None:
+    if kind == "start":
+        folded.running = told["test"]
+    elif kind == "finish":
+        folded.running = ""
+    elif kind == "result":
+        _merge(folded.results, told)
+    elif kind == "collecting":
+        folded.collecting = told["what"]
+    elif kind == "collected":
+        folded.collected, folded.collecting = told["tests"], ""
+    elif kind == "end":
+        folded.ended, folded.events = True, told.get("events", {})
+    elif kind == "note":
+        folded.note = told["text"]
+    else:
+        folded.told.setdefault(kind, []).append(told)
+
+
+def _merge(results: dict[str, Result], told: dict[str, Any]) -> None:
+    outcome = told["outcome"]
+    result = results.setdefault(told["test"], Result("passed"))
+    result.seconds += told.get("seconds", 0.0)
+    result.target = told.get("target", "") or result.target
+    if outcome == "again":
+        # A plugin that repeats failed tests: what comes next counts.
+        result.outcome, result.error, result.reason = "passed", None, ""
+    elif _RANKS.index(outcome) > _RANKS.index(result.outcome):
+        result.outcome = outcome
+        result.error = Error.read(told.get("error"))
+        result.reason = told.get("reason", "")
+
+
+def describe(error: BaseException, *, text: str = "") -> dict[str, str]:
+    """An exception as the fields of `Error`.
+
+    Args:
+        error: The exception.
+        text: Its traceback as the test runner shows it; by default as Python does.
+
+    Returns:
+        What `Error.read` takes.
+    """
+    kind = type(error)
+    name = kind.__qualname__
+    if kind.__module__ not in ("builtins", "__main__"):
+        name = f"{kind.__module__}.{name}"
+    if not text:
+        text = "".join(traceback.format_exception(kind, error, error.__traceback__))
+    return {
+        "type": name,
+        "message": cut(_said(error), _LONGEST_MESSAGE),
+        "place": _innermost(error.__traceback__),
+        "text": cut(text, _LONGEST_TEXT),
+    }
+
+
+def _said(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as other:  # a class of the program, which may do anything
+        return f"<str() raised {type(other).__name__}>"
+
+
+def _innermost(step: TracebackType | None) -> str:
+    if step is None:
+        return ""
+    while step.tb_next is not None:
+        step = step.tb_next
+    code = step.tb_frame.f_code
+    return f"{code.co_filename}:{step.tb_lineno} in {code.co_name}"
+
+
+def cut(text: str, most: int) -> str:
+    """A text without its middle, where it is long: errors stand at the end, their call at first."""
+    if len(text) <= most:
+        return text
+    left_out = f"[... {len(text) - most:,} characters ...]"
+    return f"{text[: most // 4]}\n{left_out}\n{text[-3 * most // 4 :]}"
+
+
+def written(records: Iterable[dict[str, Any]]) -> str:
+    """Lines as `Writer` writes them, for tests of what reads them."""
+    return "".join(json.dumps(record) + "\n" for record in records)

@@ -1,0 +1,210 @@
+"""The results as text and as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .compare import CATEGORIES
+
+__all__ = ["counted", "events", "headline", "markdown", "named", "one_line", "text"]
+
+_MOST_CAUSES = 10
+_MOST_TESTS = 5
+_MOST_IN_MARKDOWN = 20
+_LONGEST = 160
+_LONGEST_TRACEBACK = 3_000
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 test`, `2 tests`."""
+    return f"{number:,} {noun if number == 1 else noun + 's'}"
+
+
+def one_line(message: str, most: int = _LONGEST) -> str:
+    """The first line of a message that says something, cut where it is long."""
+    line = next((line.strip() for line in message.splitlines() if line.strip()), "")
+    return line if len(line) <= most else line[: most - 3] + "..."
+
+
+def named(cause: dict[str, Any]) -> str:
+    """A cause in one line."""
+    return f"{cause['type']}: {one_line(cause['message'])}".strip(": ") or "no error was told"
+
+
+def events(run: dict[str, Any]) -> str:
+    """What was redirected in a run."""
+    return ", ".join(counted(number, kind) for kind, number in run["events"].items())
+
+
+def headline(document: dict[str, Any]) -> str:
+    """What came out, in one sentence."""
+    failing = {c["run"]: c["counts"].get("newly failing", 0) for c in document["comparisons"]}
+    total = sum(failing.values())
+    if document["interrupted"]:
+        return f"interrupted; {counted(total, 'test')} newly failing so far"
+    if not total:
+        return "no test that passes on plain torch fails redirected"
+    verbs = ("passes", "fails") if total == 1 else ("pass", "fail")
+    sentence = f"{counted(total, 'test')} {verbs[0]} on plain torch and {verbs[1]} redirected"
+    if len(failing) == 1:
+        return sentence
+    each = ", ".join(f"{number:,} {run}" for run, number in failing.items())
+    return f"{sentence} ({each})"
+
+
+def text(document: dict[str, Any]) -> str:
+    """The summary at the end of the command.
+
+    Args:
+        document: As `document.document` makes it.
+
+    Returns:
+        Lines, without a newline at the end.
+    """
+    return "\n".join(_lines(document))
+
+
+def _lines(document: dict[str, Any]) -> Iterator[str]:
+    for run in document["runs"]:
+        yield f"{_title(run)}: {_outcomes(run)} in {counted(run['files'], 'file')}"
+        for problem in run["problems"][:_MOST_TESTS]:
+            yield f"  {problem['file']}: {problem['problem']}"
+        if len(run["problems"]) > _MOST_TESTS:
+            yield f"  and {len(run['problems']) - _MOST_TESTS:,} more such files"
+    for comparison in document["comparisons"]:
+        yield ""
+        yield f"{comparison['run']}, compared with {comparison['against']}:"
+        width = max((len(f"{n:,}") for n in comparison["counts"].values()), default=1)
+        for category, number in comparison["counts"].items():
+            yield f"  {number:>{width},}  {category}: {CATEGORIES[category]}"
+        yield from _causes(document, comparison)
+    yield ""
+    yield f"torchdevice: {headline(document)}"
+
+
+def _causes(document: dict[str, Any], comparison: dict[str, Any]) -> Iterator[str]:
+    for cause in comparison["causes"][:_MOST_CAUSES]:
+        yield ""
+        yield f"  {counted(cause['tests'], 'test')} {cause['category']}: {named(cause)}"
+        if cause["place"]:
+            yield f"    at      {cause['place']}"
+        tests = [one["test"] for one in comparison["tests"] if one.get("cause") == cause["cause"]]
+        for test in tests[:_MOST_TESTS]:
+            yield f"    test    {one_line(test)}"
+        if len(tests) > _MOST_TESTS:
+            yield f"            and {len(tests) - _MOST_TESTS:,} more"
+        yield f"    repeat  {cause['repeat']}"
+        yield f"    log     {Path(document['results'], cause['log'])}"
+    if len(comparison["causes"]) > _MOST_CAUSES:
+        yield f"  and {counted(len(comparison['causes']) - _MOST_CAUSES, 'more cause')}"
+
+
+def _title(run: dict[str, Any]) -> str:
+    return f"{run['run']} ({run['target']})" if run["target"] else str(run["run"])
+
+
+def _outcomes(run: dict[str, Any]) -> str:
+    outcomes = [f"{number:,} {name}" for name, number in run["outcomes"].items()]
+    return ", ".join(outcomes) or "no tests"
+
+
+# --- Markdown ----------------------------------------------------------------------------------
+
+
+def markdown(document: dict[str, Any]) -> str:
+    """A page for a comment on a change, or for the summary of a build.
+
+    Args:
+        document: As `document.document` makes it.
+
+    Returns:
+        The page.
+    """
+    return "\n".join(_page(document)) + "\n"
+
+
+def _page(document: dict[str, Any]) -> Iterator[str]:
+    yield "# torchdevice test"
+    yield ""
+    yield f"**{_sentence(headline(document))}**"
+    yield ""
+    versions = f"torch {document['torch']}, Python {document['python']}"
+    yield f"{_code(' '.join(document['command']))}, {versions}"
+    yield ""
+    yield from _table(
+        ["run", "target", "outcomes", "redirected"],
+        [[run["run"], run["target"], _outcomes(run), events(run)] for run in document["runs"]],
+    )
+    for comparison in document["comparisons"]:
+        yield f"## {_sentence(comparison['run'])}"
+        yield ""
+        rows = [[f"{n:,}", c, CATEGORIES[c]] for c, n in comparison["counts"].items()]
+        yield from _table(["tests", "category", "meaning"], rows)
+        for cause in comparison["causes"][:_MOST_IN_MARKDOWN]:
+            yield from _cause(comparison, cause)
+        left = len(comparison["causes"]) - _MOST_IN_MARKDOWN
+        if left > 0:
+            yield f"And {counted(left, 'more cause')}."
+            yield ""
+
+
+def _cause(comparison: dict[str, Any], cause: dict[str, Any]) -> Iterator[str]:
+    title = f"{counted(cause['tests'], 'test')} {cause['category']}"
+    yield f"<details><summary>{title}: {_escaped(named(cause))}</summary>"
+    yield ""
+    tests = [one["test"] for one in comparison["tests"] if one.get("cause") == cause["cause"]]
+    for test in tests[:_MOST_IN_MARKDOWN]:
+        yield f"- {_code(test)}"
+    if len(tests) > _MOST_IN_MARKDOWN:
+        yield f"- and {len(tests) - _MOST_IN_MARKDOWN:,} more"
+    yield ""
+    yield from _block(cause["repeat"], "console")
+    if cause["text"]:
+        yield from _block(cause["text"][-_LONGEST_TRACEBACK:], "text")
+    yield "</details>"
+    yield ""
+
+
+def _sentence(words: str) -> str:
+    return words[:1].upper() + words[1:]
+
+
+def _table(head: list[str], rows: list[list[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(head)} |"
+    yield "|" + "---|" * len(head)
+    for row in rows:
+        yield "| " + " | ".join(_escaped(cell).replace("|", "\\|") for cell in row) + " |"
+    yield ""
+
+
+def _escaped(words: str) -> str:
+    for sign, stands_for in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
+        words = words.replace(sign, stands_for)
+    return " ".join(words.split())
+
+
+def _code(words: str) -> str:
+    """A span of code, whatever backquotes and newlines are in it."""
+    words = words.encode("unicode_escape").decode() if "\n" in words else words
+    longest = _longest_run(words)
+    fence = "`" * (longest + 1)
+    space = " " if longest else ""
+    return f"{fence}{space}{words}{space}{fence}"
+
+
+def _block(words: str, language: str) -> Iterator[str]:
+    fence = "`" * max(3, _longest_run(words) + 1)
+    yield f"{fence}{language}"
+    yield words
+    yield fence
+    yield ""
+
+
+def _longest_run(words: str) -> int:
+    longest = current = 0
+    for sign in words:
+        current = current + 1 if sign == "`" else 0
+        longest = max(longest, current)
+    return longest
