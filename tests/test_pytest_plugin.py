@@ -169,7 +169,7 @@ def test_fixtures(pytester):
     result = run(pytester, "-rsE")
     result.assert_outcomes(passed=4, skipped=1, errors=1)
     result.stdout.fnmatch_lines(
-        ["*this process simulates mps, and has one device", "*marker torchdevice: target='npu' *"]
+        ["*marker torchdevice: target='npu' *", "*this process simulates mps, and has one*"]
     )
 
 
