@@ -12,15 +12,16 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "torchdevice_mode"
 
 LAYERS = [
-    ["errors", "_variables", "_imports", "_mismatch", "_traced", "_packages", "_places"],
-    ["_suggestions", "_writes"],
+    ["errors", "_variables", "_imports", "_kinds", "_mismatch", "_traced", "_packages", "_places"],
+    ["_report_path", "_suggestions", "_writes"],
     ["_spec", "_override"],
     ["_values"],
     ["_settings"],
     ["_log", "_pyproject"],
     ["_command_settings"],
     ["_machine", "_ledger", "_caller", "_startup"],
-    ["_policy", "_children"],
+    ["_policy", "_children", "_report"],
+    ["_reporting"],
     ["_context", "_dtypes", "_patches", "_probe", "_tracing"],
     ["_registry", "_active", "_origins"],
     ["_downcast"],
@@ -47,7 +48,15 @@ LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 # These know nothing of torch: the policy can be tested, and settings read, without it.
 WITHOUT_TORCH = ["errors", "_spec", "_log", "_override", "_machine", "_settings", "_ledger"]
 WITHOUT_TORCH += ["_caller", "_policy", "_patches", "_places", "_imports", "_mismatch"]
-WITHOUT_TORCH += ["_packages", "_startup", "_children", "_suggestions"]
+WITHOUT_TORCH += [
+    "_packages",
+    "_startup",
+    "_children",
+    "_suggestions",
+    "_kinds",
+    "_report",
+    "_reporting",
+]
 
 
 def module_of(path: Path) -> str:

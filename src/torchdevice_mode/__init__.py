@@ -7,6 +7,7 @@ resolved when they are first used. (PYTEST_DONT_REWRITE: no assertions here for 
 from __future__ import annotations
 
 from .errors import (
+    ReportError,
     SettingsError,
     SimulatorError,
     TargetError,
@@ -34,11 +35,15 @@ if TYPE_CHECKING:
         ledger,
         native,
         redirect,
+        report,
         target,
     )
+    from ._report import Report
 
 __all__ = [
     "Redirect",
+    "Report",
+    "ReportError",
     "SettingsError",
     "SimulatorError",
     "TargetError",
@@ -56,6 +61,7 @@ __all__ = [
     "ledger",
     "native",
     "redirect",
+    "report",
     "simulate",
     "target",
 ]
@@ -71,7 +77,8 @@ def __getattr__(name: str) -> Any:
 
         return import_module(f".{name}", __name__)
     if name in __all__:
-        value = getattr(_import_without_collecting("._api"), name)
+        module = "._report" if name == "Report" else "._api"
+        value = getattr(_import_without_collecting(module), name)
         globals()[name] = value
         return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

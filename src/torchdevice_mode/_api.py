@@ -21,6 +21,7 @@ from ._policy import Decision, decide
 from ._settings import Settings
 
 if TYPE_CHECKING:
+    from ._report import Report
     from ._verify import Difference
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "ledger",
     "native",
     "redirect",
+    "report",
     "target",
 ]
 
@@ -308,6 +310,22 @@ def differences() -> list[Difference]:
     from . import _verify
 
     return _verify.differences()
+
+
+def report() -> Report:
+    """What was redirected so far, where, and what that cost, with what to write instead.
+
+    Like `ledger()` it is of this process and of those that it started.
+
+    Returns:
+        An object that does not change any more; its methods `text()`, `to_json()`, `html()` and
+        `write(path)` give it in other forms.
+    """
+    from . import _reporting
+
+    context = _active.current() or _session.latest
+    settings = context.settings if context is not None else _settings()
+    return _reporting.make(ledger(), context, settings)
 
 
 def ledger() -> Ledger:

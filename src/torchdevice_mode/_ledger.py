@@ -7,6 +7,7 @@ so counting takes no lock and loses nothing; reading merges them.
 from __future__ import annotations
 
 import threading
+import time
 import types
 import weakref
 from collections.abc import Callable, Iterable
@@ -164,10 +165,12 @@ class Ledger:
     Attributes:
         unreported: How many other processes were to tell what they counted, and did not.
         on_first: Called when a thread counts for the first time.
+        began: When it was made, in seconds since the epoch.
     """
 
     def __init__(self) -> None:
         self.on_first: Callable[[], None] | None = None
+        self.began = time.time()
         self.restart()
 
     def restart(self) -> None:

@@ -33,7 +33,7 @@ from ._modes import (
 )
 from ._patches import Patches
 from ._probe import probe
-from ._settings import Settings
+from ._settings import REPORT, Environment, Settings, gather
 from ._shims import ALL_PATCHES, cpu_random, threads
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "enabled_settings",
     "enter",
     "family",
+    "latest",
     "ledger",
     "machine",
     "new_context",
@@ -54,6 +55,10 @@ _users = 0
 patches = Patches()
 ledger = Ledger()
 family = Family(ledger, os.environ)
+# The redirection that was entered last, for a report that is made when all have ended.
+latest: Context | None = None
+# Where the environment asks for reports of this process.
+_reports: tuple[str, ...] = ()
 
 # Read off the versions that the project's tests have run with.
 _TESTED_TORCH = ((2, 11), (2, 13))
@@ -168,6 +173,8 @@ def _release() -> None:
 
 def _use(context: Context) -> None:
     """Count an entering of a context, before its mode is used: who leaves last retires that."""
+    global latest
+    latest = context
     if not context.alive and context.settings.rng == "cpu":
         try:
             cpu_random.begin(context.target.type)
@@ -298,9 +305,11 @@ def _follow_processes() -> None:
 
     Once a process; that costs the program nothing, also when no redirection is on.
     """
-    global _following
+    global _following, _reports
     if _following:
         return
+    if family.is_root:
+        _reports = gather((REPORT,), [Environment(os.environ)])[REPORT.name].value
     _following = True
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(
@@ -321,4 +330,12 @@ def _begin_forked() -> None:
 def _finish_at_end() -> None:
     # Not by `atexit`, which processes of multiprocessing end without, and which would come before
     # multiprocessing waits for its children.
-    Finalize(None, family.finish, exitpriority=-100)
+    Finalize(None, _finish, exitpriority=-100)
+
+
+def _finish() -> None:
+    family.finish()
+    if _reports and family.is_root and latest is not None:
+        from ._reporting import make, write_all
+
+        write_all(make(ledger, latest, latest.settings), _reports)

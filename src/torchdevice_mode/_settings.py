@@ -20,6 +20,7 @@ from ._values import (
     Reader,
     boolean,
     device,
+    list_of_reports,
     list_of_substitutes,
     list_of_words,
     one_of,
@@ -34,6 +35,7 @@ __all__ = [
     "LOG_LEVEL",
     "OF_REDIRECTION",
     "OF_RUN",
+    "REPORT",
     "SETTINGS",
     "SILENCE",
     "Arguments",
@@ -118,12 +120,14 @@ class RunSettings:
         simulate: Device to simulate on the CPU, or None.
         log_level: What is logged.
         silence: Slugs of warnings that are not said.
+        report: Files to write the report to, by their absolute paths.
         quiet: Print no summary at exit.
     """
 
     simulate: str | None = None
     log_level: str = "WARNING"
     silence: tuple[str, ...] = ()
+    report: tuple[str, ...] = ()
     quiet: bool = False
 
 
@@ -269,6 +273,18 @@ SILENCE = Setting(
     "SLUG,...",
     repeats=True,
 )
+REPORT = Setting(
+    "report",
+    "TORCHDEVICE_REPORT",
+    list_of_reports,
+    "files that end in `.html`, `.json` or `.txt`",
+    "at the end, write what happened, by source line, to FILE: a page (.html), data (.json) or "
+    "text (.txt); may be repeated",
+    "FILE",
+    repeats=True,
+    # Of all processes, the outermost writes.
+    told=False,
+)
 OF_RUN: tuple[Setting, ...] = (
     Setting(
         "simulate",
@@ -280,6 +296,7 @@ OF_RUN: tuple[Setting, ...] = (
     ),
     LOG_LEVEL,
     SILENCE,
+    REPORT,
     Setting("quiet", "TORCHDEVICE_QUIET", boolean, "true, false", "print no summary at the end"),
 )
 """Further settings of a program that `torchdevice run` runs."""

@@ -403,6 +403,12 @@ ROWS: tuple[Suggestion, ...] = (
         "The program asked for the CPU and policy='force' moved it: say device=device where that "
         "is meant, or run with policy='explicit'.",
     ),
+    Suggestion(
+        "event redirection elsewhere",
+        "device",
+        "The name of the device comes from another line: hand on device instead, from where it "
+        "is set.",
+    ),
     Suggestion("event redirection", "device", f"{_ONE}, instead of writing its name here."),
     Suggestion(
         "event adoption",
@@ -475,15 +481,18 @@ def for_event(kind: str, asked: str) -> Suggestion | None:
 
     Args:
         kind: As of `Site`, such as `adoption`.
-        asked: What the program asked for, as of `Site`.
+        asked: What the program asked for, as of `Site`; `elsewhere` for a device that the line
+            does not name.
 
     Returns:
         The row; None for a kind that is not known.
     """
     if kind == "stub":
         return for_name(asked) or _EXACT["event stub"]
-    if kind == "redirection" and (asked == "no device" or asked.startswith("cpu")):
+    if kind == "redirection" and asked.partition(":")[0] in ("no device", "cpu", "elsewhere"):
         return _EXACT[f"event redirection {asked.partition(':')[0]}"]
+    if kind in ("answer", "synchronisation"):
+        return for_name(asked)
     if kind == "fallback" and asked.startswith("float64"):
         return _EXACT["event fallback float64"]
     if kind == "fallback" and asked.startswith("c10d"):

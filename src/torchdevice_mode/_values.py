@@ -6,10 +6,13 @@ end of a sentence, whose beginning names the place where the value stands.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 from ._packages import SUBSTITUTES
+from ._report_path import fault_of
 from ._spec import ABSENT, NOT_A_DEVICE, TOGGLE, parse
 from ._variables import FALSE, TRUE
 
@@ -19,6 +22,7 @@ __all__ = [
     "boolean",
     "device",
     "list_of_words",
+    "list_of_reports",
     "list_of_substitutes",
     "one_of",
     "share_or_operator",
@@ -90,6 +94,19 @@ def list_of_words(value: object) -> tuple[str, ...]:
         raise NotAValueError("is not a list of words: give them as text, with commas between.")
     words = (word.strip() for part in parts for word in str(part).split(","))
     return tuple(dict.fromkeys(word for word in words if word))
+
+
+def list_of_reports(value: object) -> tuple[str, ...]:
+    """Read files to write a report to; they are absolute then, as programs change folders."""
+    found = []
+    for word in list_of_words(value):
+        # Not `resolve`, which follows links.
+        path = Path(os.path.abspath(word))  # noqa: PTH100
+        fault = fault_of(path)
+        if fault:
+            raise NotAValueError(fault if word == value else f"names {word!r}, which {fault}")
+        found.append(str(path))
+    return tuple(dict.fromkeys(found))
 
 
 def list_of_substitutes(value: object) -> tuple[str, ...]:

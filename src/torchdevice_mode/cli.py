@@ -23,7 +23,7 @@ from ._ledger import Ledger
 from ._log import configure
 from ._packages import announce_missing, before_torch
 from ._run import Program, folder_of, prepare, run
-from ._settings import SETTINGS, Setting, Settings
+from ._settings import REPORT, SETTINGS, RunSettings, Setting, Settings
 from ._summary import render
 from ._variables import FOLDER
 from .errors import TorchDeviceError
@@ -303,6 +303,7 @@ def _run(options: argparse.Namespace, program: Program | None) -> int:
             # without it. Otherwise torch is imported when the program does.
             _import_torch(run_settings.simulate)
         Exported(told, os.environ)  # for as long as the process lasts
+        reports = _reports(run_settings, options.report)
         configure()
         before_torch(settings.substitutes)
         announce_missing(lambda: "torch" not in sys.modules)
@@ -318,9 +319,20 @@ def _run(options: argparse.Namespace, program: Program | None) -> int:
         return _without_torch(error)
     # Handlers run last in, first out: this one after all of the program's own.
     stream = None if run_settings.quiet else sys.stderr
-    atexit.register(_finish, contexts, stream, os.getpid(), str(Path.cwd()))
+    process, folder = os.getpid(), str(Path.cwd())
+    atexit.register(
+        lambda: _finish(contexts, stream, process, folder, settings=settings, reports=reports)
+    )
     run(start)
     return 0
+
+
+def _reports(settings: RunSettings, options: list[str] | None) -> tuple[str, ...]:
+    """Where this process writes reports, as no other does: of a family, the outermost."""
+    is_inner = FOLDER in os.environ and not Family(Ledger(), os.environ).is_root
+    # The session of this process would write them as well.
+    os.environ.pop(REPORT.variable, None)
+    return () if is_inner and not options else settings.report
 
 
 def _enable(settings: Settings) -> Context | None:
@@ -329,14 +341,26 @@ def _enable(settings: Settings) -> Context | None:
     return _session.enable(settings)
 
 
-def _finish(contexts: list[Context | None], stream: Any, process: int, folder: str) -> None:
-    """At the end of the process: bring the ledgers together, and print the summary."""
+def _finish(
+    contexts: list[Context | None],
+    stream: Any,
+    process: int,
+    folder: str,
+    *,
+    settings: Settings,
+    reports: Sequence[str],
+) -> None:
+    """At the end of the process: bring the ledgers together, write reports, print the summary."""
     # A forked child that ends by `sys.exit` comes here too.
     if os.getpid() != process:
         return
     context = contexts[0] if contexts else None
     ledger = context.ledger if context is not None else Ledger()
     Family(ledger, os.environ).finish()
+    if reports:
+        from ._reporting import make, write_all
+
+        reports = write_all(make(ledger, context, settings, folder=folder), reports)
     entries = ledger.entries()
     if stream is None or (contexts and context is None):
         return  # refused on this platform, and a warning said so
@@ -346,6 +370,9 @@ def _finish(contexts: list[Context | None], stream: Any, process: int, folder: s
         # A program that only starts others has no target itself.
         target = context.target if context is not None else entries[0].site.given
         text = render(entries, target=str(target), folder=folder, unreported=ledger.unreported)
+    for path in reports:
+        shown = os.path.relpath(path, folder) if Path(path).is_relative_to(folder) else path
+        text += f"\ntorchdevice: report written to {shown}"
     with suppress(OSError, ValueError):  # closed by now, or a full disk
         _print_at_end(text, stream)
 

@@ -8,6 +8,7 @@ bad input, torch's error is raised and nothing from here.
 from __future__ import annotations
 
 __all__ = [
+    "ReportError",
     "SettingsError",
     "SimulatorError",
     "TargetError",
@@ -40,6 +41,10 @@ class UnsupportedByTargetError(TorchDeviceError, NotImplementedError):
 
 class VerificationError(TorchDeviceError, RuntimeError):
     """An operator of the target computed otherwise than the CPU's, and that was to raise."""
+
+
+class ReportError(TorchDeviceError, RuntimeError):
+    """A report cannot be written where it is wanted."""
 
 
 class TorchDeviceWarning(UserWarning):

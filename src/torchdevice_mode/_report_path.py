@@ -1,0 +1,31 @@
+"""Where a report can be written: asked when settings are read, and again when it is written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+__all__ = ["ENDINGS", "fault_of"]
+
+ENDINGS = (".html", ".json", ".txt")
+"""Each names a form."""
+
+
+def fault_of(path: Path) -> str:
+    """What keeps a report from being written to a file, as far as can be told before.
+
+    Args:
+        path: The file, absolute.
+
+    Returns:
+        The end of a sentence that begins with the file's name; empty where nothing does.
+    """
+    if path.suffix.lower() not in ENDINGS:
+        return f"names no form of report: end it in one of {', '.join(ENDINGS)}."
+    if path.is_dir():
+        return "is a folder: name a file in it."
+    if not path.parent.is_dir():
+        return f"cannot be written, as there is no folder {path.parent}: make it, or name another."
+    if not os.access(path.parent, os.W_OK):
+        return f"cannot be written, as {path.parent} is not yours to write in: name another folder."
+    return ""
