@@ -58,6 +58,8 @@ allow-untested = true
 simulate = "mps"
 log-level = "info"
 silence = ["fallback-operator", "rng-state"]
+substitutes = ["flash-attn"]
+report = ["/report.html"]
 quiet = true
 
 [tool.other]
@@ -81,11 +83,13 @@ def test_every_setting_can_be_a_key(folder):
         "simulate": "mps",
         "log_level": "INFO",
         "silence": ("fallback-operator", "rng-state"),
+        "substitutes": ("flash_attn",),
+        "report": ("/report.html",),
         "quiet": True,
     }
     assert set(chosen) == {row.name for row in SETTINGS}
     assert chosen["target"][1] == "pyproject.toml:5"
-    assert chosen["quiet"][1] == "pyproject.toml:17"
+    assert chosen["quiet"][1] == "pyproject.toml:19"
 
 
 def test_options_win_over_variables_and_those_over_the_file(folder, monkeypatch):

@@ -41,6 +41,7 @@ GOOD = {
     "simulate": ("mps", "mps"),
     "log_level": ("info", "INFO"),
     "silence": ("one, two,one", ("one", "two")),
+    "report": ("/report.html,/report.json", ("/report.html", "/report.json")),
     "quiet": ("on", True),
 }
 BAD = {
@@ -57,6 +58,7 @@ BAD = {
     "simulate": ["toaster"],
     "log_level": ["LOUD", "10", 10, "INFO "],
     "silence": [["a", 1], 3],
+    "report": ["report.pdf", "/nowhere/report.html", "/", ["a.html", 3]],
     "quiet": ["rather"],
 }
 

@@ -21,11 +21,11 @@ def fault_of(path: Path) -> str:
         The end of a sentence that begins with the file's name; empty where nothing does.
     """
     if path.suffix.lower() not in ENDINGS:
-        return f"names no form of report: end it in one of {', '.join(ENDINGS)}."
+        return f"names no form of report: give a file that ends in {', '.join(ENDINGS)}."
     if path.is_dir():
-        return "is a folder: name a file in it."
+        return "is a folder: give a file in it."
     if not path.parent.is_dir():
-        return f"cannot be written, as there is no folder {path.parent}: make it, or name another."
+        return f"cannot be written, as there is no folder {path.parent}: give one that there is."
     if not os.access(path.parent, os.W_OK):
-        return f"cannot be written, as {path.parent} is not yours to write in: name another folder."
+        return f"cannot be written, as {path.parent} is not yours to write in: give another folder."
     return ""

@@ -30,7 +30,7 @@ def test_the_ending_names_the_form(report_of, tmp_path, ending):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("report.pdf", "names no form of report: end it in one of .html, .json, .txt"),
+        ("report.pdf", "names no form of report: give a file that ends in .html, .json, .txt"),
         ("report", "names no form of report"),
         (".html", "names no form of report"),
         ("nowhere/report.html", "there is no folder"),
