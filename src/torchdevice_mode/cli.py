@@ -108,7 +108,7 @@ _DOCTOR = (
 
 
 _TEST = (
-    *_OF_SETTINGS,
+    *(option for option in _OF_SETTINGS if option.name != REPORT.flag),  # its own are others
     _option(
         "--timeout",
         type=float,
@@ -135,6 +135,7 @@ _TEST = (
     _option("--resume", action="store_true", help="run only files that have no results yet"),
     _option(
         "--report",
+        dest="reports",
         action="append",
         metavar="FILE",
         help="write a report here, too: .html, .md, .json or .xml (JUnit); may be repeated",

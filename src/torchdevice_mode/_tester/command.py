@@ -72,7 +72,7 @@ def test(options: Mapping[str, Any], program: Program | None) -> int:
     suite = Suite.read(program)
     _, run_settings, _ = choose(options, os.environ, Path.cwd())
     jobs, limit, retries = _numbers(options)
-    for path in options["report"] or ():
+    for path in options["reports"] or ():
         if Path(path).suffix not in REPORTS:
             raise SuiteError(
                 f"{path!r} names no kind of report: give a file that ends in {', '.join(REPORTS)}."
@@ -112,7 +112,7 @@ def test(options: Mapping[str, Any], program: Program | None) -> int:
         interrupted=state.interrupted,
     )
     told = document(session, version=__version__, exit_code=code)
-    _write(told, store.folder, options["report"] or (), strict=bool(options["strict"]))
+    _write(told, store.folder, options["reports"] or (), strict=bool(options["strict"]))
     if code == 2:
         raise SuiteError(f"there are no tests: {' '.join(suite.shown)} collects none.")
     print(text(told))
