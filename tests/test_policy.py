@@ -152,7 +152,7 @@ specs = st.builds(
     specs,
     st.sampled_from(list(MACHINES.values())),
     st.builds(
-        Settings,
+        lambda **chosen: Settings(**chosen),
         policy=st.sampled_from(["force", "explicit"]),
         override=st.sampled_from(["cpu", "everything"]),
     ),

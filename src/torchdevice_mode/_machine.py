@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ._spec import DeviceSpec
 
 __all__ = ["Machine"]
 
 
-@dataclass(frozen=True, slots=True)
-class Machine:
+class Machine(NamedTuple):
     """The accelerators of a machine and the host that carries them.
 
     Attributes:
@@ -23,7 +22,7 @@ class Machine:
     """
 
     accelerators: tuple[tuple[str, int], ...] = ()
-    float64_unsupported: frozenset[str] = field(default=frozenset({"mps"}))
+    float64_unsupported: frozenset[str] = frozenset({"mps"})
     simulated: frozenset[str] = frozenset()
     platform: str = "linux"
     torch_version: str = ""

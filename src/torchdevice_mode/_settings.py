@@ -12,7 +12,6 @@ shell profile is hard to find.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from ._values import (
@@ -51,8 +50,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """What the user chose for a redirection.
 
     Attributes:
@@ -109,11 +107,10 @@ class Settings:
 
     def to_environment(self) -> dict[str, str]:
         """The variables that give a child process these settings."""
-        return as_text(OF_REDIRECTION, asdict(self))
+        return as_text(OF_REDIRECTION, self._asdict())
 
 
-@dataclass(frozen=True, slots=True)
-class RunSettings:
+class RunSettings(NamedTuple):
     """What the user chose for a program that `torchdevice run` runs.
 
     Attributes:
@@ -304,7 +301,7 @@ OF_RUN: tuple[Setting, ...] = (
 SETTINGS = (*OF_REDIRECTION, *OF_RUN)
 """All of them."""
 
-DEFAULTS: dict[str, Any] = {**asdict(Settings()), **asdict(RunSettings())}
+DEFAULTS: dict[str, Any] = {**Settings()._asdict(), **RunSettings()._asdict()}
 """Setting to its value where none is given."""
 
 ENVIRONMENT: dict[str, str] = {row.name: row.variable for row in OF_REDIRECTION}

@@ -8,7 +8,7 @@ refuse becomes `NOT_A_DEVICE`: the caller hands it to torch, whose error is the 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = ["ABSENT", "ACCELERATORS", "NOT_A_DEVICE", "TOGGLE", "DeviceSpec", "parse"]
 
@@ -27,8 +27,7 @@ _DEVICE_STRING = re.compile(r"([a-z_]+)(?::(0|[1-9][0-9]*))?", re.ASCII)
 _LARGEST_INDEX = 127
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceSpec:
+class DeviceSpec(NamedTuple):
     """A device by type and index, as `torch.device` has them.
 
     Attributes:
@@ -37,7 +36,7 @@ class DeviceSpec:
     """
 
     type: str
-    index: int | None = None
+    index: int | None = None  # type: ignore[assignment]  # the method of tuples is not missed
 
     def __str__(self) -> str:
         return self.type if self.index is None else f"{self.type}:{self.index}"

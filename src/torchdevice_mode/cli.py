@@ -10,7 +10,7 @@ import sys
 from argparse import BooleanOptionalAction
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -297,7 +297,7 @@ def _run(options: argparse.Namespace, program: Program | None) -> int:
         settings, run_settings, _ = choose(vars(options), os.environ, folder_of(program))
         # For this process too, which reads some of these where they are needed.
         folder = os.environ.get(FOLDER) or new_folder(os.environ)
-        told = variables_for(settings, asdict(run_settings), folder)
+        told = variables_for(settings, run_settings._asdict(), folder)
         start = prepare(program)
         if run_settings.simulate is not None or settings.target not in (None, "cpu"):
             # Whether there is such a target, only torch knows, and the program must not start

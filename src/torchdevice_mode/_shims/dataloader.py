@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -136,7 +135,7 @@ class _WorkerLoop:
         if context is None:
             _plain_worker_loop(*args)
             return
-        on_cpu = replace(context.settings, target="cpu")
+        on_cpu = context.settings._replace(target="cpu")
         here = Context(context.machine, on_cpu, context.ledger)
         here.variables_for_children = context.variables_for_children
         here.tell_parent = context.tell_parent
@@ -147,7 +146,7 @@ class _WorkerLoop:
         context = current()
         if context is None:
             return _get_plain_worker_loop, ()
-        variables = replace(context.settings, target="cpu").to_environment()
+        variables = context.settings._replace(target="cpu").to_environment()
         return functools.partial, (_run_spawned_worker, context.open_in_child, variables)
 
 
