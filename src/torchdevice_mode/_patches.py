@@ -6,22 +6,27 @@ they were and an attribute that was absent is absent again.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import sys
 import types
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from importlib import import_module
 from typing import Any, NamedTuple
 
 from ._imports import when_imported
 
 __all__ = [
     "Hook",
+    "OnFirstCall",
     "Parameter",
     "Patch",
     "Patches",
+    "caller",
     "imported",
     "late",
+    "late_file",
     "original_of",
     "parameters",
 ]
@@ -80,10 +85,30 @@ def late(module: str, patch: Patch, *more: Patch, around: _Context = nullcontext
     Returns:
         The hook for the table of all changes.
     """
+    return Hook(_installing(module, lambda: (patch, *more), around), patch.reason)
 
+
+def late_file(file: str, module: str, *, around: _Context = nullcontext) -> Hook:
+    """Patches of a module that torch imports late, in a file of ours that is imported after it.
+
+    Args:
+        file: The name of the file's module. It has the patches by module, in `PATCHES`.
+        module: As of `late`.
+        around: As of `late`.
+
+    Returns:
+        The hook for the table of all changes.
+    """
+    reason = f"few programs import {module}"
+    return Hook(_installing(module, lambda: import_module(file).PATCHES[module], around), reason)
+
+
+def _installing(
+    module: str, wanted: Callable[[], Sequence[Patch | Hook]], around: _Context
+) -> Callable[[], Callable[[], None]]:
     def install() -> Callable[[], None]:
         patches = Patches()
-        take_back = when_imported(module, lambda: patches.install([patch, *more]), around=around)
+        take_back = when_imported(module, lambda: patches.install(wanted()), around=around)
 
         def remove() -> None:
             take_back()
@@ -91,7 +116,7 @@ def late(module: str, patch: Patch, *more: Patch, around: _Context = nullcontext
 
         return remove
 
-    return Hook(install, patch.reason)
+    return install
 
 
 def imported(module: str, of_class: str = "", *, having: str = "") -> Callable[[], Any]:
@@ -115,6 +140,46 @@ def imported(module: str, of_class: str = "", *, having: str = "") -> Callable[[
     return find
 
 
+class OnFirstCall:
+    """Makes what a patch puts in the place of a function that few programs call.
+
+    Its code is imported when the function is first called.
+
+    Args:
+        function: A function of ours, as `"package.module:function"`, which makes the replacement
+            of the function that it is given.
+    """
+
+    def __init__(self, function: str) -> None:
+        self.function = function
+
+    def __call__(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """What stands in the function's place: the `replace` of a patch."""
+        replacement: Callable[..., Any] | None = None
+
+        @functools.wraps(original)
+        def put_off(*args: Any, **kwargs: Any) -> Any:
+            nonlocal replacement
+            if replacement is None:
+                replacement = self.maker()(original)
+            return replacement(*args, **kwargs)
+
+        return put_off
+
+    def maker(self) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """The function of ours, imported."""
+        file, _, name = self.function.partition(":")
+        found: Callable[..., Any] = getattr(import_module(file), name)
+        return found
+
+
+def caller() -> types.FrameType | None:
+    """The frame that called the replacement which asks, past what `OnFirstCall` put there."""
+    frame = sys._getframe(2)
+    put_off = frame.f_code.co_name == "put_off" and frame.f_globals is globals()
+    return frame.f_back if put_off else frame
+
+
 def parameters(function: Callable[..., Any]) -> tuple[str, ...]:
     """The names of the parameters of a function written in Python, but for `*` and `**`."""
     # Read off the code, as `inspect.signature` takes a tenth of a millisecond for each.
@@ -135,7 +200,9 @@ class Parameter:
 
     def __init__(self, function: Callable[..., Any], name: str) -> None:
         self.name = name
-        self.position = parameters(function).index(name)
+        position = parameters(function).index(name)
+        by_keyword_only = position >= inspect.unwrap(function).__code__.co_argcount
+        self.position = sys.maxsize if by_keyword_only else position
 
     def given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What a call gives for it; None where it leaves it out."""

@@ -20,7 +20,7 @@ from .._active import current
 from .._context import Context
 from .._dtypes import NARROWER
 from .._log import user_frame
-from .._patches import Hook, Patch, imported, late
+from .._patches import Patch, imported
 
 __all__ = ["PATCHES"]
 
@@ -107,9 +107,8 @@ def _narrower(leaf: Any) -> Any:
     return NARROWER.get(leaf, leaf) if isinstance(leaf, torch.dtype) else leaf
 
 
-PATCHES: tuple[Hook, ...] = (
-    late(
-        _MODULE,
+PATCHES: dict[str, tuple[Patch, ...]] = {
+    _MODULE: (
         Patch(
             imported(_MODULE, "OutputGraph", having=_METHOD),
             _METHOD,
@@ -117,4 +116,4 @@ PATCHES: tuple[Hook, ...] = (
             "compiled code is called by no mode, and tracing meets no device that refuses",
         ),
     ),
-)
+}

@@ -30,7 +30,7 @@ from .._active import current
 from .._log import warn_once
 from .._mismatch import is_mismatch
 from .._modes import plain_torch
-from .._patches import Hook, Patch, imported, late, original_of
+from .._patches import Patch, imported, original_of
 from .._rules import RULES
 from . import _tracing
 
@@ -183,24 +183,19 @@ _CHANGES: tuple[tuple[str, str, str, Callable[[Any], Any], str], ...] = (
     ),
 )
 
-_CONVERTS = "convert_frame"
+_CONVERTS = f"{_DYNAMO}.convert_frame"
 
-PATCHES: tuple[Hook, ...] = (
-    late(
-        _DYNAMO,
-        *(
-            Patch(imported(f"{_DYNAMO}.{module}", of_class, having=name), name, replace, reason)
-            for module, of_class, name, replace, reason in _CHANGES
-        ),
-        around=plain_torch,
+PATCHES: dict[str, tuple[Patch, ...]] = {
+    _DYNAMO: tuple(
+        Patch(imported(f"{_DYNAMO}.{module}", of_class, having=name), name, replace, reason)
+        for module, of_class, name, replace, reason in _CHANGES
     ),
-    late(
-        f"{_DYNAMO}.{_CONVERTS}",
+    _CONVERTS: (
         Patch(
-            imported(f"{_DYNAMO}.{_CONVERTS}", "ConvertFrame", having="__call__"),
+            imported(_CONVERTS, "ConvertFrame", having="__call__"),
             "__call__",
             _eager_where_devices_are_mixed,
             "Dynamo propagates fake tensors past every mode, and refuses mixed devices",
         ),
     ),
-)
+}

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .._active import current
-from .._patches import Hook, Patch, imported, late
+from .._patches import Patch, imported
 from .saving import place_of_device
 
 __all__ = ["PATCHES"]
@@ -72,9 +72,8 @@ def _to_the_target(original: Callable[..., Any]) -> Callable[..., Any]:
     return move_to_device_pass
 
 
-PATCHES: tuple[Hook, ...] = (
-    late(
-        _SERIALIZER,
+PATCHES: dict[str, tuple[Patch, ...]] = {
+    _SERIALIZER: (
         Patch(
             imported(_SERIALIZER),
             "Device",
@@ -88,8 +87,7 @@ PATCHES: tuple[Hook, ...] = (
             "of a device in a file torch reads what plain torch knows",
         ),
     ),
-    late(
-        _PASSES,
+    _PASSES: (
         Patch(
             imported(_PASSES),
             "move_to_device_pass",
@@ -97,4 +95,4 @@ PATCHES: tuple[Hook, ...] = (
             "written in Python without `__torch_function__`, so no mode sees the call",
         ),
     ),
-)
+}

@@ -17,9 +17,9 @@ from .._active import current
 from .._function_mode import RedirectFunctionMode
 from .._log import warn_once
 from .._out_of_memory import reports_out_of_memory
-from .._patches import Hook, Patch, imported, late
+from .._patches import Patch, imported
 
-__all__ = ["PATCHES"]
+__all__ = ["PATCHES", "without_graphs"]
 
 _MODULE = "torch._inductor.output_code"
 _METHOD = "__call__"
@@ -48,7 +48,7 @@ def _past_the_mode(original: Callable[..., Any]) -> Callable[..., Any]:
     return __call__
 
 
-def _without_graphs(original: Callable[..., Any]) -> Callable[..., Any]:
+def without_graphs(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N807 - it replaces one
         context = current()
@@ -68,15 +68,8 @@ def _without_graphs(original: Callable[..., Any]) -> Callable[..., Any]:
     return __call__
 
 
-PATCHES: tuple[Patch | Hook, ...] = (
-    Patch(
-        lambda: getattr(torch, "_TorchCompileInductorWrapper", None),
-        "__call__",
-        _without_graphs,
-        "called by Dynamo with a graph to compile, and no torch function",
-    ),
-    late(
-        _MODULE,
+PATCHES: dict[str, tuple[Patch, ...]] = {
+    _MODULE: (
         Patch(
             imported(_MODULE, "CompiledFxGraph", having=_METHOD),
             _METHOD,
@@ -84,4 +77,4 @@ PATCHES: tuple[Patch | Hook, ...] = (
             "the calls of compiled code are no torch functions, so no mode sees them",
         ),
     ),
-)
+}

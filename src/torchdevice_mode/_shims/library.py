@@ -12,15 +12,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch.library
-from torch._library.custom_ops import CustomOpDef
 
 from .._active import current
-from .._patches import Patch
 
-__all__ = ["PATCHES"]
+__all__ = ["autocast_for_the_target", "for_the_target"]
 
 
-def _for_the_target(original: Callable[..., Any]) -> Callable[..., Any]:
+def for_the_target(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def register_kernel(self: Any, device_types: Any, fn: Any = None, /) -> Any:
         return original(self, _targets(self, device_types), fn)
@@ -44,7 +42,7 @@ def _targets(operator: Any, device_types: Any) -> Any:
     return chosen
 
 
-def _autocast_for_the_target(original: Callable[..., Any]) -> Callable[..., Any]:
+def autocast_for_the_target(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def register_autocast(self: Any, device_type: str, cast_inputs: Any) -> Any:
         context = current()
@@ -56,19 +54,3 @@ def _autocast_for_the_target(original: Callable[..., Any]) -> Callable[..., Any]
         return original(self, device_type, cast_inputs)
 
     return register_autocast
-
-
-PATCHES: tuple[Patch, ...] = (
-    Patch(
-        lambda: CustomOpDef,
-        "register_kernel",
-        _for_the_target,
-        "names a device type in Python that no mode sees",
-    ),
-    Patch(
-        lambda: CustomOpDef,
-        "register_autocast",
-        _autocast_for_the_target,
-        "names a device type in Python that no mode sees",
-    ),
-)

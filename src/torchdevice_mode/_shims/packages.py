@@ -13,16 +13,18 @@ from typing import Any
 import torch
 
 from .._active import current
-from .._packages import announce_missing
-from .._patches import Hook, Patch, imported, late
+from .._patches import Patch, imported
 
 __all__ = ["PATCHES"]
 
 _MEMORY = "accelerate.utils.modeling"
 # The same code under two names.
-_LIGHTNING = (
-    *("lightning.fabric", "lightning.pytorch"),
-    *("lightning_fabric", "pytorch_lightning"),
+_LIGHTNING = tuple(
+    f"{package}.accelerators.cuda"
+    for package in (
+        *("lightning.fabric", "lightning.pytorch"),
+        *("lightning_fabric", "pytorch_lightning"),
+    )
 )
 
 
@@ -46,13 +48,8 @@ def _accepts_target(original: Callable[..., None]) -> Callable[..., None]:
     return setup_device
 
 
-PATCHES: tuple[Hook, ...] = (
-    Hook(
-        lambda: announce_missing(lambda: current() is not None),
-        "says what to do about a package that needs CUDA and is missing",
-    ),
-    late(
-        _MEMORY,
+PATCHES: dict[str, tuple[Patch, ...]] = {
+    _MEMORY: (
         Patch(
             imported(_MEMORY),
             "is_mps_available",
@@ -60,16 +57,15 @@ PATCHES: tuple[Hook, ...] = (
             'counts the memory of one device twice, as that of 0 and of "mps"',
         ),
     ),
-    *(
-        late(
-            f"{package}.accelerators.cuda",
+    **{
+        module: (
             Patch(
-                imported(f"{package}.accelerators.cuda", "CUDAAccelerator"),
+                imported(module, "CUDAAccelerator"),
                 "setup_device",
                 _accepts_target,
                 'refuses every device whose type is not "cuda"',
             ),
         )
-        for package in _LIGHTNING
-    ),
-)
+        for module in _LIGHTNING
+    },
+}

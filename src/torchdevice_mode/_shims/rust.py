@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .._active import current
-from .._patches import Hook, Patch, imported, late
+from .._patches import Patch, imported
 from .._spec import TOGGLE, parse
 
 __all__ = ["PATCHES"]
@@ -81,13 +81,9 @@ _READERS = {
 }
 _REASON = "Rust calls torch for the program, and then reads and writes memory of the CPU"
 
-PATCHES: tuple[Hook, ...] = (
-    late(
-        _MODULE,
-        *(Patch(_file_class, name, wrap, _REASON) for name, wrap in _READERS.items()),
-    ),
-    late(
-        _TORCH_MODULE,
+PATCHES: dict[str, tuple[Patch, ...]] = {
+    _MODULE: tuple(Patch(_file_class, name, wrap, _REASON) for name, wrap in _READERS.items()),
+    _TORCH_MODULE: (
         Patch(
             imported(_TORCH_MODULE),
             "load_file",
@@ -95,4 +91,4 @@ PATCHES: tuple[Hook, ...] = (
             "Rust refuses the name before it calls torch",
         ),
     ),
-)
+}

@@ -22,17 +22,17 @@ from torch.utils._pytree import tree_leaves
 from .._active import current
 from .._context import Context
 from .._out_of_memory import reports_out_of_memory
-from .._patches import Patch
+from .._patches import original_of
 from .._spec import parse
 from ._script_float64 import cast_down, names_float64
 
-__all__ = ["PATCHES"]
+__all__ = ["answering", "known_annotation"]
 
 _NOT_ON_CPU = (
     'torchdevice was told float64="cpu", which does not reach into TorchScript: say '
     'float64="downcast", or move the program and what it is given to the CPU.'
 )
-_PLAIN_CLASSES = {"Generator": torch.Generator, "Stream": torch.Stream}
+_PLAIN_CLASSES = {"Generator": torch._C.Generator, "Stream": torch._C.Stream}
 
 
 class _Reading(NamedTuple):
@@ -58,7 +58,7 @@ _NOTHING = _Reading(frozenset(), frozenset(), (), False, False)
 # A graph does not change once it is compiled, and reading it costs more than most calls.
 _readings: weakref.WeakKeyDictionary[Any, _Reading] = weakref.WeakKeyDictionary()
 _rewritten: weakref.WeakKeyDictionary[Any, dict[tuple[str, ...], Any]] = weakref.WeakKeyDictionary()
-_call_function = torch._C.ScriptFunction.__call__
+_call_function = original_of(torch._C.ScriptFunction.__call__)
 
 
 def _read(program: Any) -> _Reading:
@@ -154,7 +154,7 @@ def _replace(graph: Any, node: Any, kind: str, inputs: list[Any]) -> None:
     node.destroy()
 
 
-def _answering(call: Callable[..., Any]) -> Callable[..., Any]:
+def answering(call: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(call)
     @reports_out_of_memory
     def run(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -277,7 +277,7 @@ def _with_devices(
 # --- annotations --------------------------------------------------------------------------------
 
 
-def _known_annotation(original: Callable[..., Any]) -> Callable[..., Any]:
+def known_annotation(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def try_ann_to_type(ann: Any, *args: Any, **kwargs: Any) -> Any:
         for name, plain in _PLAIN_CLASSES.items():
@@ -286,17 +286,3 @@ def _known_annotation(original: Callable[..., Any]) -> Callable[..., Any]:
         return original(ann, *args, **kwargs)
 
     return try_ann_to_type
-
-
-_REASON = "a call of a scripted program is no torch function, so no function mode sees it"
-
-PATCHES: tuple[Patch, ...] = (
-    Patch(lambda: torch._C.ScriptFunction, "__call__", _answering, _REASON),
-    Patch(lambda: torch._C.ScriptMethod, "__call__", _answering, _REASON),
-    Patch(
-        lambda: torch.jit.annotations,
-        "try_ann_to_type",
-        _known_annotation,
-        "knows classes by identity, also those that were in annotations before redirection",
-    ),
-)

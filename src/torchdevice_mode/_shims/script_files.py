@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import os
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -19,10 +18,10 @@ import torch.jit
 
 from .._active import current
 from .._context import Context
-from .._patches import Patch
+from .._patches import caller
 from ._script_float64 import attributes, place
 
-__all__ = ["PATCHES"]
+__all__ = ["loading", "to_buffer", "to_file"]
 
 _NOTE = "torchdevice"
 
@@ -30,13 +29,13 @@ _NOTE = "torchdevice"
 # --- loading ------------------------------------------------------------------------------------
 
 
-def _load(original: Callable[..., Any]) -> Callable[..., Any]:
+def loading(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def load(f: Any, map_location: Any = None, *args: Any, **kwargs: Any) -> Any:
         context = current()
         if context is None:
             return original(f, map_location, *args, **kwargs)
-        frame = sys._getframe(1)
+        frame = caller()
         from . import _script_archive as archive  # few programs that redirect load or save others
 
         if map_location is None and archive.has_record(f, f"extra/{_NOTE}"):
@@ -113,7 +112,7 @@ def _redirect_attributes(context: Context, module: Any, frame: Any) -> None:
 # --- saving -------------------------------------------------------------------------------------
 
 
-def _to_buffer(save_to_buffer: Callable[..., Any]) -> Callable[..., Any]:
+def to_buffer(save_to_buffer: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(save_to_buffer)
     def save(self: Any, *args: Any, **kwargs: Any) -> Any:
         data = save_to_buffer(self, *args, **kwargs)
@@ -127,7 +126,7 @@ def _to_buffer(save_to_buffer: Callable[..., Any]) -> Callable[..., Any]:
     return save
 
 
-def _to_file(save: Callable[..., Any]) -> Callable[..., Any]:
+def to_file(save: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(save)
     def to_file(self: Any, filename: Any, *args: Any, **kwargs: Any) -> Any:
         context = current()
@@ -146,15 +145,3 @@ def _to_file(save: Callable[..., Any]) -> Callable[..., Any]:
         return None
 
     return to_file
-
-
-_WRITES = "written in C++, which names the device that a tensor is on"
-
-PATCHES: tuple[Patch, ...] = (
-    Patch(lambda: torch.jit, "load", _load, "reads devices in C++ that no mode sees"),
-    *(
-        Patch(owner, name, wrap, _WRITES)
-        for owner in (lambda: torch._C.ScriptModule, lambda: torch._C.ScriptFunction)
-        for name, wrap in (("save", _to_file), ("save_to_buffer", _to_buffer))
-    ),
-)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .._active import current
-from .._patches import Hook, Patch, late
+from .._patches import Patch
 
 __all__ = ["PATCHES"]
 
@@ -41,9 +41,8 @@ def _loader_of_the_target(overlapping: Callable[..., Any]) -> Callable[..., Any]
     return loader
 
 
-PATCHES: tuple[Hook, ...] = (
-    late(
-        _MODULE,
+PATCHES: dict[str, tuple[Patch, ...]] = {
+    _MODULE: (
         Patch(
             _writer,
             "_OverlappingCpuLoader",
@@ -51,4 +50,4 @@ PATCHES: tuple[Hook, ...] = (
             "chosen where `torch.cuda.is_available()`, and knows of CUDA's tensors only",
         ),
     ),
-)
+}

@@ -9,20 +9,12 @@ from typing import Any
 import torch
 
 from .._active import current
-from .._patches import Patch
 from .._tracing import remembering_tracer
 
-__all__ = ["PATCHES"]
-
-_IN_TORCH = (
-    "_create_function_from_trace",
-    "_create_function_from_trace_with_dict",
-    "_create_graph_by_tracing",
-)
-_IN_MODULES = ("_create_method_from_trace", "_create_method_from_trace_with_dict")
+__all__ = ["remembering"]
 
 
-def _remembering(create: Callable[..., Any]) -> Callable[..., Any]:
+def remembering(create: Callable[..., Any]) -> Callable[..., Any]:
     """torch takes the traced function among the first arguments: after a name, or a module."""
 
     @functools.wraps(create)
@@ -36,19 +28,3 @@ def _remembering(create: Callable[..., Any]) -> Callable[..., Any]:
         return create(*args, **kwargs)
 
     return trace
-
-
-_REASON = "where a call raises torch leaves its tracer aside, which no mode can take up again"
-
-PATCHES: tuple[Patch, ...] = (
-    *(
-        Patch(lambda: torch._C, name, _remembering, _REASON)
-        for name in _IN_TORCH
-        if hasattr(torch._C, name)
-    ),
-    *(
-        Patch(lambda: torch._C.ScriptModule, name, _remembering, _REASON)
-        for name in _IN_MODULES
-        if hasattr(torch._C.ScriptModule, name)
-    ),
-)

@@ -21,9 +21,14 @@ from .._active import current
 from .._context import Context
 from .._dtypes import NARROWER
 from .._log import user_frame
-from .._patches import Patch
 
-__all__ = ["PATCHES"]
+__all__ = [
+    "narrower",
+    "nested_or_on_cpu",
+    "quantised_on_cpu",
+    "sparse_or_on_cpu",
+    "with_second_pass",
+]
 
 
 class _Local(threading.local):
@@ -36,7 +41,7 @@ class _Local(threading.local):
 _local = _Local()
 
 
-def _with_second_pass(original: Callable[..., Any]) -> Callable[..., Any]:
+def with_second_pass(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def _legacy_load(*args: Any, **kwargs: Any) -> Any:
         if current() is None:
@@ -84,7 +89,7 @@ def _note(context: Context, what: str) -> None:
 # --- float64 ------------------------------------------------------------------------------------
 
 
-def _narrower(rebuild: Callable[..., Any]) -> Callable[..., Any]:
+def narrower(rebuild: Callable[..., Any]) -> Callable[..., Any]:
     """A float64 tensor whose storage went to a target without float64 is rebuilt narrower."""
 
     @functools.wraps(rebuild)
@@ -120,7 +125,7 @@ def _is_too_wide(context: Context, storage: Any) -> bool:
 # --- other kinds of tensors ---------------------------------------------------------------------
 
 
-def _quantised_on_cpu(rebuild: Callable[..., Any]) -> Callable[..., Any]:
+def quantised_on_cpu(rebuild: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(rebuild)
     def _rebuild_qtensor(
         storage: Any, offset: Any, size: Any, stride: Any, quantizer: Any, *rest: Any
@@ -185,32 +190,5 @@ def _copied(target: torch.device, value: Any, exact: torch.dtype | None = None) 
     return value, False
 
 
-_TOO_LATE = "torch learns what kind of tensor it is when the storage is on the target already"
-
-PATCHES: tuple[Patch, ...] = (
-    Patch(
-        lambda: torch._utils,
-        "_rebuild_tensor",
-        _narrower,
-        "a storage has no dtype yet when it is placed, and a float64 tensor cannot lie on MPS",
-    ),
-    Patch(lambda: torch._utils, "_rebuild_qtensor", _quantised_on_cpu, _TOO_LATE),
-    Patch(
-        lambda: torch._utils,
-        "_rebuild_sparse_tensor",
-        _or_on_cpu("a sparse tensor"),
-        _TOO_LATE,
-    ),
-    Patch(
-        lambda: torch._utils,
-        "_rebuild_nested_tensor",
-        _or_on_cpu("a nested tensor"),
-        _TOO_LATE,
-    ),
-    Patch(
-        lambda: torch.serialization,
-        "_legacy_load",
-        _with_second_pass,
-        "only here is it known that the memory of all tensors has been read",
-    ),
-)
+sparse_or_on_cpu = _or_on_cpu("a sparse tensor")
+nested_or_on_cpu = _or_on_cpu("a nested tensor")

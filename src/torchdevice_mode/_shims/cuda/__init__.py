@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from .._module import module_patches
 from . import (  # noqa: F401 - most are imported for the rows that they hold
-    _data_parallel,
     _device,
     _events,
     _graphs,
@@ -22,6 +21,5 @@ PATCHES = (
     *module_patches(CUDA),
     *_tensor_types.PATCHES,
     *_seams.PATCHES,
-    *_data_parallel.PATCHES,
     *_graphs.PATCHES,
 )

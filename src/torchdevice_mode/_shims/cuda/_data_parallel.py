@@ -11,15 +11,20 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.parallel.scatter_gather
 
-from ..._patches import Patch
 from ._surface import redirection
 
-__all__ = ["PATCHES"]
+__all__ = [
+    "from_one_device",
+    "function_on_one_device",
+    "one_after_the_other",
+    "one_device",
+    "one_replica",
+    "to_one_device",
+]
 
 
-def _one_device(original: Callable[..., None]) -> Callable[..., None]:
+def one_device(original: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(original)
     def __init__(  # noqa: N807 - it replaces one
         self: Any,
@@ -36,7 +41,7 @@ def _one_device(original: Callable[..., None]) -> Callable[..., None]:
     return __init__
 
 
-def _function_on_one_device(original: Callable[..., Any]) -> Callable[..., Any]:
+def function_on_one_device(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def data_parallel(  # noqa: PLR0917 - torch has as many
         module: torch.nn.Module,
@@ -53,7 +58,7 @@ def _function_on_one_device(original: Callable[..., Any]) -> Callable[..., Any]:
     return data_parallel
 
 
-def _to_one_device(original: Callable[..., Any]) -> Callable[..., Any]:
+def to_one_device(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def scatter(inputs: Any, target_gpus: Sequence[Any], dim: int = 0) -> Any:
         context = redirection()
@@ -64,7 +69,7 @@ def _to_one_device(original: Callable[..., Any]) -> Callable[..., Any]:
     return scatter
 
 
-def _one_replica(original: Callable[..., Any]) -> Callable[..., Any]:
+def one_replica(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def replicate(network: Any, devices: Sequence[Any], detach: bool = False) -> Any:
         if redirection() is None:
@@ -75,7 +80,7 @@ def _one_replica(original: Callable[..., Any]) -> Callable[..., Any]:
     return replicate
 
 
-def _one_after_the_other(original: Callable[..., Any]) -> Callable[..., Any]:
+def one_after_the_other(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def parallel_apply(
         modules: Sequence[Any],
@@ -99,7 +104,7 @@ def _one_after_the_other(original: Callable[..., Any]) -> Callable[..., Any]:
     return parallel_apply
 
 
-def _from_one_device(original: Callable[..., Any]) -> Callable[..., Any]:
+def from_one_device(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def gather(outputs: Sequence[Any], target_device: Any, dim: int = 0) -> Any:
         if redirection() is None:
@@ -136,19 +141,3 @@ def _moved(value: Any, device: torch.device) -> Any:
     if isinstance(value, dict):
         return type(value)((key, _moved(item, device)) for key, item in value.items())
     return value
-
-
-_BY_NUMBER = "the devices are given by number, and one stands for all"
-_IN_CPP = "copies between devices in C++ that only CUDA builds have"
-
-PATCHES: tuple[Patch, ...] = (
-    Patch(lambda: torch.nn.DataParallel, "__init__", _one_device, _BY_NUMBER),
-    Patch(lambda: torch.nn.parallel, "data_parallel", _function_on_one_device, _BY_NUMBER),
-    # `DataParallel` finds these where they are written, programs where they are exported.
-    Patch(lambda: torch.nn.parallel.scatter_gather, "scatter", _to_one_device, _IN_CPP),
-    Patch(lambda: torch.nn.parallel, "scatter", _to_one_device, _IN_CPP),
-    Patch(lambda: torch.nn.parallel.scatter_gather, "gather", _from_one_device, _IN_CPP),
-    Patch(lambda: torch.nn.parallel, "gather", _from_one_device, _IN_CPP),
-    Patch(lambda: torch.nn.parallel, "replicate", _one_replica, _IN_CPP),
-    Patch(lambda: torch.nn.parallel, "parallel_apply", _one_after_the_other, _IN_CPP),
-)

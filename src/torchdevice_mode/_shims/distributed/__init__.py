@@ -11,12 +11,10 @@ __all__ = ["PATCHES"]
 PATCHES: tuple[Patch | Hook, ...] = ()
 
 if is_available():
-    from . import _data_parallel, _dtensor_random, _groups, _sharded, _storage
+    from . import _data_parallel, _groups, _storage
 
     PATCHES = (
         *_groups.PATCHES,
         *_data_parallel.PATCHES,
-        *_sharded.PATCHES,
         *_storage.PATCHES,
-        *_dtensor_random.PATCHES,
     )

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ..._patches import Hook, Patch, imported, late
+from ..._patches import Hook, Patch, imported
 from ._groups import redirection
 
 __all__ = ["PATCHES"]
@@ -103,15 +103,11 @@ def _forget_tracker() -> None:
 
 _OF_CUDA = "reads the counter in a state of CUDA's generators"
 
-PATCHES: tuple[Patch | Hook, ...] = (
-    Hook(lambda: _forget_tracker, "torch keeps the tracker that it made"),
-    late(
-        _MODULE,
+PATCHES: dict[str, tuple[Patch | Hook, ...]] = {
+    _MODULE: (
+        Hook(lambda: _forget_tracker, "torch keeps the tracker that it made"),
         Patch(imported(_MODULE), "OffsetBasedRNGTracker", _for_target, _OF_CUDA),
         Patch(imported(_MODULE), "is_rng_supported_mesh", _on_target, _OF_CUDA),
     ),
-    late(
-        _DISPATCH,
-        Patch(imported(_DISPATCH), "is_rng_supported_mesh", _on_target, _OF_CUDA),
-    ),
-)
+    _DISPATCH: (Patch(imported(_DISPATCH), "is_rng_supported_mesh", _on_target, _OF_CUDA),),
+}

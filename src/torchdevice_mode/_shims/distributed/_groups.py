@@ -3,25 +3,30 @@
 All groups are made by one function of torch, also those of device meshes. It is given the backend
 that serves the target, and the group keeps the name that the program gave: `get_backend()` says
 `nccl`, and whoever compares it takes the way that is for CUDA, whose tensors are the target's.
+
+Device meshes, and what is built on them, ask the module of a device for streams and its number. For
+the target that is `torch.cuda`, which has all that CUDA has; `torch.mps` has not.
 """
 
 from __future__ import annotations
 
 import functools
 import sys
+import types
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed import device_mesh
 
 from ..._active import current
 from ..._context import Context
-from ..._patches import Hook, Parameter, Patch
+from ..._patches import Hook, Parameter, Patch, Patches, original_of
 from ...errors import UnsupportedByTargetError
 
-__all__ = ["PATCHES", "redirection"]
+__all__ = ["PATCHES", "redirection", "where_held"]
 
 _c10d: Any = sys.modules.get("torch.distributed.distributed_c10d")
 # What serves groups, by target: kept, as groups may outlive one redirection and meet the next.
@@ -116,6 +121,66 @@ def _available(original: Callable[[], bool]) -> Callable[[], bool]:
     return is_nccl_available
 
 
+# --- device meshes ------------------------------------------------------------------------------
+
+
+def _of_target(original: Callable[..., Any]) -> Callable[..., Any]:
+    """A function whose parameter `device_type` goes through the policy."""
+    parameter = Parameter(original, "device_type")
+
+    @functools.wraps(original)
+    def answer(*args: Any, **kwargs: Any) -> Any:
+        context = redirection()
+        asked = parameter.given(args, kwargs)
+        if context is None or not isinstance(asked, str) or not asked.isalpha():
+            return original(*args, **kwargs)
+        device = context.device_for(asked, sys._getframe(1))
+        if device is not None:
+            args, kwargs = parameter.replaced(args, kwargs, device.type)
+        return original(*args, **kwargs)
+
+    return answer
+
+
+def _as_cuda(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def _get_device_handle(device_type: str = "cuda") -> Any:
+        context = redirection()
+        if context is not None and device_type == context.target.type != "cpu":
+            return torch.cuda
+        return original(device_type)
+
+    return _get_device_handle
+
+
+def _held_by(module: types.ModuleType | None, name: str) -> Any:
+    return None if module is None else vars(module).get(name)
+
+
+def where_held(owner: str, name: str, replace: Callable[[Any], Any]) -> Callable[[], Any]:
+    """Installs a replacement in all modules below torch.distributed that hold the original."""
+
+    def install() -> Callable[[], None]:
+        original = getattr(sys.modules.get(owner), name, None)
+        patches = Patches()
+        if original is None or original_of(original) is not original:
+            return patches.restore  # it was imported when it had been replaced
+        # By name: pairs of all modules would be so many that Python collected garbage here.
+        below = [path for path in list(sys.modules) if path.startswith("torch.distributed.")]
+        holders = [
+            module for module in map(sys.modules.get, below) if _held_by(module, name) is original
+        ]
+        patches.install(
+            [
+                Patch(lambda module=module: module, name, replace, "")  # type: ignore[misc]
+                for module in holders
+            ]
+        )
+        return patches.restore
+
+    return install
+
+
 # --- options of NCCL ----------------------------------------------------------------------------
 
 _TIMEOUT = timedelta(minutes=10)
@@ -170,7 +235,8 @@ def _where_missing(module: Any, name: str) -> Any:
     return None if module is None or name in vars(module) else module
 
 
-_NO_FUNCTION = "takes the name of a backend, and no tensor that a mode could see"
+_NO_FUNCTION = "takes the name of a backend or device, and no tensor that a mode could see"
+_BY_MODULE = "asks a device's module for streams, which only torch.cuda has"
 _NO_NCCL = "torch has it in builds for CUDA only"
 
 _modules = () if _c10d is None else (_c10d, torch.distributed)
@@ -207,5 +273,9 @@ PATCHES: tuple[Patch | Hook, ...] = (
         lambda original: _TIMEOUT,
         _NO_NCCL,
     ),
+    Patch(lambda: device_mesh.DeviceMesh, "__init__", _of_target, _NO_FUNCTION),
+    Patch(lambda: device_mesh, "init_device_mesh", _of_target, _NO_FUNCTION),
+    Patch(lambda: dist, "init_device_mesh", _of_target, _NO_FUNCTION),
+    Hook(where_held(device_mesh.__name__, "_get_device_handle", _as_cuda), _BY_MODULE),
     Hook(_serve_again, "groups live on when a redirection ends, and may meet another"),
 )
