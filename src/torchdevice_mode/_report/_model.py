@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -293,7 +293,7 @@ def collect(
         folder=folder,
         target=target,
         target_reason=target_reason,
-        settings=asdict(settings),
+        settings=settings._asdict(),
         host=_host(accelerators),
         versions={**versions, "python": platform.python_version()},
         entries=_report_entries(ordered, sources),
