@@ -112,11 +112,14 @@ def test_a_suite_is_redirected_from_its_first_import_on(suite):
 def test_counts_with_workers_are_those_without(suite):
     """Workers of pytest-xdist import the modules each for itself; a test runs once."""
     alone = counts(run(suite, "--torchdevice", "tests"))
-    together = counts(run(suite, "-n2", "--torchdevice", "tests"))
+    result = run(suite, "-n2", "--torchdevice", "tests", "--torchdevice-report=out.json")
+    together = counts(result)
     calls = "tests/test_a.py:8"
     assert alone[calls] == together[calls] >= 10
     # In each worker, and in the process that gives them tests.
     assert together["tests/conftest.py:2"] == 3
+    result.stdout.fnmatch_lines(["report written to out.json"])
+    assert "test_a.py" in (suite.path / "out.json").read_text()
 
 
 def test_without_the_option_torch_is_plain_and_not_imported(pytester):
@@ -249,11 +252,12 @@ def test_only_what_is_joined_is_the_target(pytester, words, value, files):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--torchdevice=c!!"], "--torchdevice: target='c!!' is not a device: give one such as "),
-        (["--torchdevice=meta"], "--torchdevice: target='meta' is not a device"),
+        (["--torchdevice=c!!"], "--torchdevice=c!! is not a device: give one such as "),
+        (["--torchdevice=meta"], "--torchdevice=meta is not a device"),
         (["--torchdevice", "mps"], "'mps': to give a target, write --torchdevice=mps."),
-        (["-o", "torchdevice=3!"], "torchdevice in ini option: target='3!' is not a device"),
-        (["--torchdevice-simulate=toaster"], "--torchdevice-simulate: There is no simulated "),
+        (["-o", "torchdevice=3!"], "torchdevice=3! in the command line is not a device"),
+        (["--torchdevice-simulate=toaster"], "--torchdevice-simulate=toaster is not a value"),
+        (["--torchdevice", "--torchdevice-report=a.pdf"], "--torchdevice-report=a.pdf "),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -267,7 +271,7 @@ def test_a_usage_error_is_one_sentence(pytester, arguments, complaint):
 
 def test_an_error_in_the_ini_file_names_it(pytester):
     pytester.makeini("[pytest]\ntorchdevice = 3!")
-    assert "torchdevice in tox.ini: target='3!'" in inline(pytester).stderr.str()
+    assert "torchdevice=3! in tox.ini is not a device" in inline(pytester).stderr.str()
 
 
 @pytest.mark.parametrize("value", ["false", "off", "0", "no", ""])

@@ -20,11 +20,11 @@ from ._children import Exported, Family, new_folder, variables_for
 from ._command_settings import choose
 from ._imports import when_imported
 from ._ledger import Ledger
-from ._settings import Settings
+from ._settings import REPORT, SETTINGS, Arguments, Setting, Settings, gather
 from ._spec import ACCELERATORS, parse
 from ._summary import render
 from ._variables import FALSE, FOLDER, TRUE
-from .errors import SimulatorError, TorchDeviceError
+from .errors import SettingsError, SimulatorError, TargetError, TorchDeviceError
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -34,6 +34,12 @@ if TYPE_CHECKING:
 __all__ = ["entry_point"]
 
 _OPTION = "--torchdevice"
+# Setting to option, and with hyphens the option of the command line.
+_OPTIONS = {
+    "target": "torchdevice",
+    "simulate": "torchdevice_simulate",
+    "report": "torchdevice_report",
+}
 # Set by `torchdevice test`, which redirects by itself, and compares with a plain run.
 _TESTED = "TORCHDEVICE_TEST_STREAM"
 _MARKER = (
@@ -61,8 +67,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="DEVICE",
         help="simulate DEVICE (mps or cuda) on the CPU",
     )
+    group.addoption(
+        "--torchdevice-report",
+        default=None,
+        metavar="FILE",
+        help="write what was redirected, by source line, to FILE (.html, .json or .txt)",
+    )
     parser.addini("torchdevice", "as --torchdevice: true, false or a target", default=None)
     parser.addini("torchdevice_simulate", "as --torchdevice-simulate: mps or cuda", default=None)
+    parser.addini("torchdevice_report", "as --torchdevice-report: a file", default=None)
     _take_joined_values_only(parser)
 
 
@@ -86,17 +99,28 @@ def _take_joined_values_only(parser: pytest.Parser) -> None:
 
 
 def _given(config: pytest.Config, name: str) -> tuple[str | None, str]:
-    """What is asked for on the command line or in the ini file, and where."""
+    """What is asked for on the command line or in the ini file, and how to name that."""
     # Before conftest files are loaded, only this has the command line.
     option = getattr(config.known_args_namespace, name, None)
     if option is not None:
-        return str(option), "--" + name.replace("_", "-")
+        return str(option), f"--{name.replace('_', '-')}={option}"
     value = config.getini(name)
     # Only what is an option of the command line may be without a value.
     if value is None or str(value).strip().lower() in FALSE:
         return None, ""
-    file = config.inipath.name if config.inipath is not None else "ini option"
-    return str(value).strip(), f"{name} in {file}"
+    file = config.inipath.name if config.inipath is not None else "the command line"
+    return str(value).strip(), f"{name}={value} in {file}"
+
+
+class _Given(Arguments):
+    """Settings from options and ini options, whose errors name these."""
+
+    def __init__(self, values: dict[str, object], places: dict[str, str]) -> None:
+        super().__init__(values)
+        self._places = places
+
+    def place(self, row: Setting, value: object) -> str:
+        return self._places[row.name]
 
 
 class _EntryPoint:
@@ -119,11 +143,16 @@ class _Session:
     Args:
         settings: What the options and the environment say; None to simulate only.
         simulate: The device to simulate, or None.
+        reports: Files to write the report to.
     """
 
-    def __init__(self, settings: Settings | None, simulate: str | None) -> None:
+    def __init__(
+        self, settings: Settings | None, simulate: str | None, reports: Sequence[str]
+    ) -> None:
         self.settings = settings
         self.simulate = simulate
+        self.reports = list(reports)
+        self._ledger: Ledger | None = None
         self.process = os.getpid()
         self.undo: list[Callable[[], None]] = []
         self.is_told = FOLDER in os.environ
@@ -145,6 +174,8 @@ class _Session:
         """Have processes that the tests start redirected too, and workers of pytest-xdist."""
         folder = os.environ.get(FOLDER) or new_folder(os.environ)
         told = variables_for(settings, {"simulate": self.simulate}, folder)
+        # Of all processes the outermost writes the report, and this is it.
+        told[REPORT.variable] = None
         self.undo.append(Exported(told, os.environ).take_back)
 
     def _enable(self) -> None:
@@ -170,6 +201,23 @@ class _Session:
 
     def ledger(self) -> Ledger | None:
         """What was counted here and in other processes; None where others tell it."""
+        if self._ledger is None:
+            self._ledger = self._collect()
+        return self._ledger
+
+    def write_reports(self, folder: str) -> None:
+        """Write what the report is to be written to; a line of the summary tells what was."""
+        ledger = self.ledger()
+        if ledger is None or self.settings is None or not self.reports:
+            return
+        from ._reporting import make, write_all
+
+        session = sys.modules.get(f"{__package__}._session")
+        context = None if session is None else session.latest
+        report = make(ledger, context, self.settings, folder=folder)
+        self.reports = write_all(report, self.reports)
+
+    def _collect(self) -> Ledger | None:
         if f"{__package__}._session" in sys.modules:
             return _import("_api").ledger()
         if self.is_told:
@@ -204,37 +252,40 @@ def pytest_configure(config: pytest.Config) -> None:
 def _begin(config: pytest.Config) -> None:
     if _SESSION in config.stash or os.environ.get(_TESTED):
         return
-    simulate, simulate_origin = _given(config, "torchdevice_simulate")
-    target, target_origin = _given(config, "torchdevice")
-    if simulate is None and target is None:
+    asked = {name: _given(config, option) for name, option in _OPTIONS.items()}
+    values: dict[str, object] = {name: value for name, (value, _) in asked.items()}
+    if values["simulate"] is None and values["target"] is None:
         return
     _check_words(config)
-    origin = ""
+    is_redirected = values["target"] is not None
+    if str(values["target"] or "").lower() in {"", *TRUE}:
+        values["target"] = None
+    places = {name: place for name, (_, place) in asked.items()}
+    rows = [row for row in SETTINGS if row.name in _OPTIONS]
+    settings: Settings | None = None
+    simulate = asked["simulate"][0]
+    reports: tuple[str, ...] = ()
     try:
-        settings = None
-        if target is not None:
-            named = {"target": None if not target or target.lower() in TRUE else target}
-            origin = target_origin
-            Settings.load({}, **named)
-            # What is wrong elsewhere names its place itself.
-            origin = ""
-            options = named | {"simulate": simulate}
-            settings, run, _ = choose(options, os.environ, config.rootpath)
-            simulate = run.simulate
-            origin = target_origin
-        session = config.stash[_SESSION] = _Session(settings, simulate)
+        gather(rows, [_Given(values, places)])
+        if is_redirected:
+            settings, run, _ = choose(values, os.environ, config.rootpath)
+            simulate, reports = run.simulate, run.report
+        if hasattr(config, "workerinput"):
+            reports = ()
+        session = config.stash[_SESSION] = _Session(settings, simulate, reports)
         config.add_cleanup(session.end)
         session.begin()
-    except SimulatorError as error:
-        raise pytest.UsageError(f"{simulate_origin or 'simulate'}: {error}") from error
-    except TorchDeviceError as error:
-        raise pytest.UsageError(f"{origin}: {error}" if origin else str(error)) from error
+    except SettingsError as error:
+        raise pytest.UsageError(str(error)) from error
+    except (SimulatorError, TargetError) as error:
+        place = places["simulate" if isinstance(error, SimulatorError) else "target"]
+        raise pytest.UsageError(f"{place}: {error}" if place else str(error)) from error
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
         raise pytest.UsageError(
-            f"{simulate_origin or target_origin}: torch is not installed for {sys.executable}: "
-            "install it with pip."
+            f"{places['simulate'] or places['target']}: torch is not installed for "
+            f"{sys.executable}: install it with pip."
         ) from error
 
 
@@ -264,8 +315,12 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     running = session.config.stash.get(_SESSION, None)
-    if running is not None and hasattr(session.config, "workerinput"):
+    if running is None:
+        return
+    if hasattr(session.config, "workerinput"):
         running.leave_counts()
+    else:
+        running.write_reports(str(session.config.invocation_params.dir))
 
 
 def pytest_terminal_summary(
@@ -288,9 +343,12 @@ def pytest_terminal_summary(
     lines = text.splitlines()
     if verbosity < 0:
         terminalreporter.write_line(lines[0])
-        return
-    terminalreporter.ensure_newline()
-    terminalreporter.section("torchdevice")
+        lines = []
+    else:
+        terminalreporter.ensure_newline()
+        terminalreporter.section("torchdevice")
+    for path in session.reports:
+        lines.append(f"report written to {os.path.relpath(path, config.invocation_params.dir)}")
     for line in lines:
         terminalreporter.write_line(line.removeprefix("torchdevice: "))
 

@@ -52,8 +52,9 @@ def page(document: dict[str, Any], *, results: str = ".") -> str:
 
 
 def _head(document: dict[str, Any]) -> Iterator[str]:
-    failing = any(c["counts"].get("newly failing") for c in document["comparisons"])
-    state = "bad" if failing else "open" if document["interrupted"] else "good"
+    counts = [comparison["counts"] for comparison in document["comparisons"]]
+    is_open = document["interrupted"] or any("only redirected, failing" in c for c in counts)
+    state = "bad" if any("newly failing" in c for c in counts) else "open" if is_open else "good"
     sentence = headline(document)
     facts = [
         _code(" ".join(document["command"])),

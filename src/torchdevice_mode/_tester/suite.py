@@ -18,6 +18,7 @@ from .stream import STREAM, TASK, Task
 __all__ = ["PLAIN", "Run", "Suite", "SuiteError", "options_of"]
 
 PLAIN = "plain"
+_OF_THE_WHOLE = ("simulate", "quiet", "report")
 _PACKAGE = __name__.partition(".")[0]
 _RECORDER = f"{_PACKAGE}._tester.recorder"
 _UNITTEST = f"{_PACKAGE}._tester.unittest_main"
@@ -62,7 +63,7 @@ class Run:
         if self.options is None:
             variables |= {row.variable for row in SETTINGS}
         else:
-            variables |= {row.variable for row in OF_RUN if row.name == "simulate"}
+            variables |= {row.variable for row in OF_RUN if row.name in _OF_THE_WHOLE}
         return {name: value for name, value in environ.items() if name not in variables}
 
 
@@ -78,7 +79,7 @@ def options_of(given: Mapping[str, object]) -> tuple[str, ...]:
     options = []
     for row in SETTINGS:
         value = given.get(row.name)
-        if value is None or row.name in ("simulate", "quiet"):
+        if value is None or row.name in _OF_THE_WHOLE:
             continue
         if isinstance(value, bool):
             options.append(row.flag if value else f"--no-{row.flag[2:]}")

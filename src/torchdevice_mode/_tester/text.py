@@ -40,18 +40,32 @@ def events(run: dict[str, Any]) -> str:
 
 def headline(document: dict[str, Any]) -> str:
     """What came out, in one sentence."""
-    failing = {c["run"]: c["counts"].get("newly failing", 0) for c in document["comparisons"]}
-    total = sum(failing.values())
+    newly = _by_run(document, "newly failing")
+    total = sum(newly.values())
     if document["interrupted"]:
         return f"interrupted; {counted(total, 'test')} newly failing so far"
-    if not total:
-        return "no test that passes on plain torch fails redirected"
-    verbs = ("passes", "fails") if total == 1 else ("pass", "fail")
-    sentence = f"{counted(total, 'test')} {verbs[0]} on plain torch and {verbs[1]} redirected"
-    if len(failing) == 1:
-        return sentence
-    each = ", ".join(f"{number:,} {run}" for run, number in failing.items())
-    return f"{sentence} ({each})"
+    if total:
+        verbs = ("passes", "fails") if total == 1 else ("pass", "fail")
+        sentence = f"{counted(total, 'test')} {verbs[0]} on plain torch and {verbs[1]} redirected"
+    else:
+        sentence = "no test that passes on plain torch fails redirected"
+    sentence += _each(newly)
+    only = _by_run(document, "only redirected, failing")
+    if sum(only.values()):
+        noun = counted(sum(only.values()), "test")
+        verbs = ("runs", "fails") if sum(only.values()) == 1 else ("run", "fail")
+        sentence += f"; {noun} that only {verbs[0]} redirected {verbs[1]}{_each(only)}"
+    return sentence
+
+
+def _by_run(document: dict[str, Any], category: str) -> dict[str, int]:
+    return {one["run"]: one["counts"].get(category, 0) for one in document["comparisons"]}
+
+
+def _each(numbers: dict[str, int]) -> str:
+    if len(numbers) == 1 or not any(numbers.values()):
+        return ""
+    return f" ({', '.join(f'{number:,} {run}' for run, number in numbers.items())})"
 
 
 def text(document: dict[str, Any]) -> str:
