@@ -51,6 +51,7 @@ SLUGS = frozenset(
         "shared-on-cpu",
         "simulated-compile",
         "start-up",
+        "substitute-8bit",
         "unknown-slug",
         "untested",
         "verify-difference",

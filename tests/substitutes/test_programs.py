@@ -12,10 +12,10 @@ import pytest
 PROGRAMS = Path(__file__).parent / "programs"
 
 
-def output_of(program, *options):
+def output_of(program, *options, arguments=()):
     command = [sys.executable, "-m", "torchdevice", "run", "--quiet", *options]
     done = subprocess.run(
-        [*command, str(PROGRAMS / program)],
+        [*command, str(PROGRAMS / program), *arguments],
         capture_output=True,
         text=True,
         timeout=300,
@@ -41,3 +41,17 @@ def test_transformers_takes_flash_attention_2():
 
 def test_attention_of_an_image_model_by_xformers():
     assert output_of("xformers_attention.py", "--substitute", "xformers") == "same\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--opt-level", "O0"],
+        ["--opt-level", "O1", "--sync_bn", "--distributed"],
+        ["--opt-level", "O2", "--keep-batchnorm-fp32", "True", "--loss-scale", "128.0"],
+    ],
+)
+def test_a_training_loop_in_apexs_manner(arguments):
+    assert output_of("apex_imagenet.py", "--substitute", "apex", arguments=arguments).endswith(
+        "learned\n"
+    )

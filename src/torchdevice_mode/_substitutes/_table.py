@@ -21,6 +21,8 @@ class Distribution(NamedTuple):
 
 DISTRIBUTIONS: dict[str, Distribution] = {
     "flash_attn": Distribution("flash-attn", "2.8.3+torchdevice"),
+    "apex": Distribution("apex", "0.1+torchdevice"),
+    "bitsandbytes": Distribution("bitsandbytes", "0.49.2+torchdevice"),
     "xformers": Distribution("xformers", "0.0.32+torchdevice"),
 }
 """By the package's import name."""
@@ -129,5 +131,56 @@ _XFORMERS: dict[str, Module] = {
     "xformers.ops.swiglu_op": Module(("xformers/layers",), ("SwiGLU", "swiglu")),
 }
 
-MODULES: dict[str, Module] = {**_FLASH_ATTN, **_XFORMERS}
+_APEX: dict[str, Module] = {
+    "apex": Module(
+        imports=("amp", "multi_tensor_apply", "normalization", "optimizers", "parallel")
+    ),
+    "apex.amp": Module(
+        ("apex/amp",),
+        absent=(
+            *("init", "half_function", "float_function", "promote_function"),
+            *("register_half_function", "register_float_function", "register_promote_function"),
+        ),
+    ),
+    "apex.multi_tensor_apply": Module(("apex/multi_tensor",)),
+    "apex.normalization": Module(("apex/normalization",), imports=("fused_layer_norm",)),
+    "apex.normalization.fused_layer_norm": Module(("apex/normalization",)),
+    "apex.optimizers": Module(
+        ("apex/optimizers",),
+        absent=("FusedAdagrad", "FusedMixedPrecisionLamb", "FusedNovoGrad"),
+        imports=("fused_adam", "fused_lamb", "fused_sgd"),
+    ),
+    "apex.optimizers.fused_adam": Module(("apex/optimizers",), ("FusedAdam",)),
+    "apex.optimizers.fused_lamb": Module(("apex/optimizers",), ("FusedLAMB",)),
+    "apex.optimizers.fused_sgd": Module(("apex/optimizers",), ("FusedSGD",)),
+    "apex.parallel": Module(("apex/parallel",), absent=("LARC", "Reducer")),
+}
+
+_BITSANDBYTES: dict[str, Module] = {
+    "bitsandbytes": Module(
+        absent=("matmul", "matmul_4bit", "MatmulLtState"), imports=("functional", "nn", "optim")
+    ),
+    "bitsandbytes.functional": Module(
+        absent=(
+            *("quantize_4bit", "dequantize_4bit", "quantize_blockwise", "dequantize_blockwise"),
+            *("quantize_fp4", "dequantize_fp4", "quantize_nf4", "dequantize_nf4", "QuantState"),
+        )
+    ),
+    "bitsandbytes.nn": Module(
+        absent=(
+            *("Linear4bit", "Linear8bitLt", "LinearFP4", "LinearNF4", "Int8Params", "Params4bit"),
+            *("Embedding", "Embedding4bit", "Embedding8bit", "StableEmbedding"),
+        )
+    ),
+    "bitsandbytes.optim": Module(
+        ("bitsandbytes/optim",),
+        absent=(
+            *("AdEMAMix", "AdEMAMix8bit", "AdEMAMix32bit", "PagedAdEMAMix", "PagedAdEMAMix8bit"),
+            *("PagedAdEMAMix32bit", "LAMB", "LAMB8bit", "LAMB32bit"),
+            *("LARS", "LARS8bit", "LARS32bit", "PytorchLARS"),
+        ),
+    ),
+}
+
+MODULES: dict[str, Module] = {**_FLASH_ATTN, **_XFORMERS, **_APEX, **_BITSANDBYTES}
 """By the module's name."""
