@@ -30,8 +30,7 @@ _MODULES = (
 )
 _TENSOR_TYPE = re.compile(r"torch\.cuda\.\w+Tensor")
 _DOUBLE = frozenset(
-    f"torch.{name}"
-    for name in ("float64", "double", "complex128", "cdouble", "DoubleTensor", "cuda.DoubleTensor")
+    f"torch.{name}" for name in ("float64", "double", "complex128", "cdouble", "cuda.DoubleTensor")
 )
 _VERSION = "torch.version.cuda"
 # What takes text, or a number as text, and not None.
@@ -182,7 +181,9 @@ class FileChecks(Checks):
         path = dotted(node, where.scope)
         if path is None:
             return False
-        if path in _DOUBLE and role != _texts.COMPARED:
+        # Not at names that stand for it: it was told of where they were assigned.
+        own = isinstance(node, ast.Attribute) or path.endswith(f".{node.id}")
+        if path in _DOUBLE and own and role != _texts.COMPARED:
             _calls.double(node, path, self.found, where)
         if _TENSOR_TYPE.fullmatch(path):
             message = f"{path} means tensors of that dtype on the target"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from ._names import Fact, Scope, dotted
@@ -16,7 +16,6 @@ __all__ = [
     "asks_for_main",
     "branch",
     "caught_by",
-    "changing_in",
     "end_of",
     "gives_up",
     "inner",
@@ -128,23 +127,3 @@ def parameters(arguments: ast.arguments) -> list[str]:
     every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
     every += [one for one in (arguments.vararg, arguments.kwarg) if one is not None]
     return [argument.arg for argument in every]
-
-
-def changing_in(body: Sequence[ast.stmt]) -> frozenset[str]:
-    """Names whose value at one place does not tell that at another."""
-    found: set[str] = set()
-    for statement in body:
-        stack: list[tuple[ast.AST, bool, bool]] = [(statement, False, False)]
-        while stack:
-            node, in_loop, in_function = stack.pop()
-            if isinstance(node, (ast.Global, ast.Nonlocal)):
-                found.update(node.names)
-            if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
-                found.add(node.target.id)
-            stored = isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
-            if stored and in_loop and not in_function:
-                found.add(node.id)  # type: ignore[attr-defined]
-            looping = in_loop or isinstance(node, (ast.For, ast.AsyncFor, ast.While))
-            inside = in_function or isinstance(node, FUNCTIONS)
-            stack += [(child, looping, inside) for child in ast.iter_child_nodes(node)]
-    return frozenset(found)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,13 +44,14 @@ class Scope:
 
     Attributes:
         parent: The scope around it that its names are looked up in; None for a module.
+        body: Its statements.
         names: What each name stands for.
-        changing: Names that are assigned in loops or from other scopes: no fact of them holds.
     """
 
     parent: Scope | None = None
+    body: Sequence[ast.stmt] = ()
     names: dict[str, Binding] = field(default_factory=dict)
-    changing: frozenset[str] = frozenset()
+    _changing: frozenset[str] | None = None
 
     def find(self, name: str) -> Binding | None:
         """What a name stands for here; None if nothing is known of it."""
@@ -74,9 +76,15 @@ class Scope:
         before = self.names.get(name)
         if not sure and before is not None and path is None:
             path = before.path
-        if not sure or name in self.changing:
+        if fact is not None and (not sure or self._is_changing(name)):
             fact = None
         self.names[name] = Binding(path, fact)
+
+    def _is_changing(self, name: str) -> bool:
+        """Whether a name is assigned in loops or from other scopes, so that no fact of it holds."""
+        if self._changing is None:
+            self._changing = _changing_in(self.body)
+        return name in self._changing
 
 
 def dotted(node: ast.expr, scope: Scope) -> str | None:
@@ -120,3 +128,23 @@ def _looked_up(node: ast.Call, scope: Scope) -> str | None:
 
 def _text(node: ast.expr) -> str | None:
     return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
+
+
+def _changing_in(body: Sequence[ast.stmt]) -> frozenset[str]:
+    """Names whose value at one place does not tell that at another."""
+    found: set[str] = set()
+    for statement in body:
+        stack: list[tuple[ast.AST, bool, bool]] = [(statement, False, False)]
+        while stack:
+            node, in_loop, in_function = stack.pop()
+            if isinstance(node, (ast.Global, ast.Nonlocal)):
+                found.update(node.names)
+            if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
+                found.add(node.target.id)
+            stored = isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+            if stored and in_loop and not in_function:
+                found.add(node.id)  # type: ignore[attr-defined]
+            looping = in_loop or isinstance(node, (ast.For, ast.AsyncFor, ast.While))
+            inside = in_function or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+            stack += [(child, looping, inside) for child in ast.iter_child_nodes(node)]
+    return frozenset(found)

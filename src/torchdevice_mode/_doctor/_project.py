@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -97,19 +99,27 @@ def diagnose(
     files.sort(key=lambda path: not _builds(path))
     extensions: set[str] = set()
     read_files = {}
-    for path in progress(files):
-        one = _examine(path, lookup, target, roots, extensions)
-        extensions |= one.extensions
-        one.findings = [finding for finding in one.findings if selection.holds(finding.rule)]
-        read_files[path] = one
-    examined = [read_files[path] for path in walk_order(files)]
+    with _no_collection():
+        for path in progress(files):
+            one = _examine(path, lookup, target, roots, extensions)
+            extensions |= one.extensions
+            one.findings = [finding for finding in one.findings if selection.holds(finding.rule)]
+            read_files[path] = one
+    examined = [read_files[path] for path in sorted(files)]
     programs = judge([one for one in examined if one.is_code], roots)
     return Diagnosis(examined, programs, *sentence(examined, programs))
 
 
-def walk_order(files: Sequence[Path]) -> list[Path]:
-    """Files as they are shown: by their path."""
-    return sorted(files)
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Leave out the search for cycles: syntax trees have none, and many nodes to search."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _builds(path: Path) -> bool:

@@ -21,7 +21,6 @@ from ._flow import (
     asks_for_main,
     branch,
     caught_by,
-    changing_in,
     end_of,
     gives_up,
     inner,
@@ -77,7 +76,7 @@ class Reader:
         Args:
             tree: Its syntax tree.
         """
-        scope = Scope(changing=changing_in(tree.body))
+        scope = Scope(body=tree.body)
         self._block(tree.body, Where(scope, scope))
         while self._later:
             node, where = self._later.pop(0)
@@ -305,13 +304,14 @@ class Reader:
 
     def _function(self, node: ast.AST, around: Where) -> None:
         assert isinstance(node, FUNCTIONS)
-        scope = Scope(around.enclosing, changing=changing_in(node.body))
+        scope = Scope(around.enclosing, body=node.body)
         for name in parameters(node.args):
             scope.bind(name, None, None)
         where = Where(
             scope,
             scope,
             function=f"{around.function}.{node.name}".lstrip("."),
+            conditional=around.conditional,
             dead=around.dead,
         )
         self._block(node.body, where)
@@ -320,7 +320,7 @@ class Reader:
         for outer in [*node.decorator_list, *node.bases, *(k.value for k in node.keywords)]:
             self.expression(outer, where)
         where.scope.bind(node.name, None, None)
-        scope = Scope(where.scope, changing=changing_in(node.body))
+        scope = Scope(where.scope, body=node.body)
         inside = replace(where, scope=scope, function=f"{where.function}.{node.name}".lstrip("."))
         # The body runs where it stands; only its functions run later.
         body = replace(inside, function=where.function)

@@ -19,7 +19,8 @@ _TOOLKIT = re.compile(r"pytorch-cuda|cudatoolkit.*|cuda(-.*)?|cudnn|nccl|nvidia-
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 _QUOTED = re.compile(r"\"([^\"]*)\"|'([^']*)'")
 _MARKER = re.compile(r"sys_platform|platform_system|platform_machine|os_name")
-_OPTIONAL = re.compile(r"optional|extra|group|dev")
+_KEY = re.compile(r"[\w.-]+\s*=")
+_OPTIONAL = re.compile(r"optional|extra|group|\bdev\b|dev-")
 
 
 def examine_requirements(text: str, path: str, target: str) -> list[Finding]:
@@ -36,14 +37,16 @@ def examine_requirements(text: str, path: str, target: str) -> list[Finding]:
     lines = text.splitlines()
     found = Found(path, lines, lambda name: None, target)
     where = _where()
-    section = ""
+    section, key = "", ""
     for number, line in enumerate(lines, 1):
         code = line.partition("#")[0] if not _BUILD.search(line) else line.partition(" #")[0]
-        if code.lstrip().startswith("["):
-            section = code
+        if code.startswith("["):
+            section, key = code, ""
+        elif _KEY.match(code):
+            key = code.partition("=")[0].strip()
         if not code.strip() or _MARKER.search(code):
             continue
-        severity = Severity.NOTE if _OPTIONAL.search(section) else None
+        severity = Severity.NOTE if _OPTIONAL.search(f"{section} {key}") else None
         node = _node(number, line)
         build = _BUILD.search(code)
         if build is not None:
@@ -59,7 +62,7 @@ def examine_requirements(text: str, path: str, target: str) -> list[Finding]:
                 severity=severity,
             )
             continue
-        for name in _names(code, path):
+        for name in _names(code, path) if _lists(path, section, key) else ():
             package = by_requirement(name)
             if package is not None:
                 message = f"{name} is for CUDA, as {package.reason}"
@@ -90,6 +93,16 @@ def examine_source(path: str, first_line: str, target: str) -> list[Finding]:
         suggestion="Give what it computes a version in torch's own operators.",
     )
     return found.findings
+
+
+def _lists(path: str, section: str, key: str) -> bool:
+    """Whether a place of a file lists requirements; in files of keys and sections few do."""
+    if not path.endswith((".toml", ".cfg", "Pipfile")):
+        return True
+    name = section.strip("[] \n")
+    if name.endswith(("dependencies", "dependency-groups", "packages", "extras_require")):
+        return True
+    return key in ("dependencies", "requires", "install_requires")
 
 
 def _names(code: str, path: str) -> Iterator[str]:

@@ -145,11 +145,13 @@ def sentence(examined: Sequence[Examined], programs: Sequence[Program]) -> tuple
         first = failing[0]
         assert first.finding is not None
         text = _failure(first.finding)
-        if first.path != first.finding.path:
-            text = f"{first.path} {text}"
         if len(programs) > 1:
-            running = len(programs) - len(failing)
-            text = f"{running} of {len(programs)} programs would run: {text}" if running else text
+            same = first.path == first.finding.path
+            who = "the first of the others" if same else first.path
+            running = len(programs) - len(failing) or "none"
+            text = f"{running} of {len(programs)} programs would run; {who} {text}"
+        elif first.path != first.finding.path:
+            text = f"{first.path} {text}"
         return Verdict.FAILS, _one_sentence(text)
     if errors:
         place = _failure(errors[0])

@@ -1,0 +1,137 @@
+"""The verdict: on each program with what it imports, and on all in one sentence."""
+
+from __future__ import annotations
+
+import pytest
+
+from torchdevice_mode._doctor._project import Selection, diagnose
+
+from ._reading import look_up
+
+BAD = "import flash_attn\n"
+GONE = "import torch\ndef f():\n  torch.cuda.gone"
+MAIN = "if __name__ == '__main__': pass"
+IN_A_CLASS = "import torch\nclass A:\n  def f(self):\n    torch.cuda.gone"
+CAUGHT = "try:\n  import b\nexcept ImportError: pass"
+RUNS = "runs unmodified"
+WHY = "because flash_attn is for CUDA only, as its kernels are compiled for NVIDIA's devices."
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def judge(files: dict[str, str]):
+        for name, text in files.items():
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        return diagnose([tmp_path], look_up)
+
+    return judge
+
+
+@pytest.mark.parametrize(
+    ("files", "verdicts"),
+    [
+        ({"a.py": "x = 1"}, {"a.py": RUNS}),
+        ({"a.py": "import bitsandbytes"}, {"a.py": "runs with notes"}),
+        ({"a.py": BAD}, {"a.py": "will fail"}),
+        # what is imported for certain
+        ({"a.py": "import b", "b.py": BAD}, {"a.py": "will fail"}),
+        ({"a.py": "from m import b", "m/b.py": BAD}, {"a.py": "will fail"}),
+        ({"a.py": "import m.c", "m/__init__.py": BAD, "m/c.py": ""}, {"a.py": "will fail"}),
+        (
+            {"a.py": "import m", "m/__init__.py": "from .b import x", "m/b.py": BAD},
+            {"a.py": "will fail"},
+        ),
+        (
+            {"a.py": "import m.d", "m/d.py": "from . import b", "m/b.py": BAD, "m/__init__.py": ""},
+            {"a.py": "will fail"},
+        ),
+        ({"a.py": "import b", "src/b.py": BAD}, {"a.py": "will fail"}),
+        ({"a.py": "import b", "b.py": "import a\nimport c", "c.py": BAD}, None),
+        # what may not be imported
+        ({"a.py": CAUGHT, "b.py": BAD}, {"a.py": RUNS}),
+        ({"a.py": "def f():\n  import b", "b.py": BAD}, {"a.py": RUNS}),
+        # functions
+        ({"a.py": "import b\nb.f()", "b.py": GONE}, {"a.py": "will fail"}),
+        ({"a.py": "import b", "b.py": GONE}, {"a.py": "runs with notes"}),
+        (
+            {"a.py": "from b import A\nA()", "b.py": IN_A_CLASS},
+            {"a.py": "will fail"},
+        ),
+        # programs are what is run
+        (
+            {"a.py": "import b", "b.py": MAIN},
+            {"a.py": RUNS, "b.py": RUNS},
+        ),
+        ({"a.py": "", "setup.py": BAD, "conftest.py": BAD}, {"a.py": RUNS}),
+        ({"a.py": "", "requirements.txt": "flash-attn"}, {"a.py": RUNS}),
+    ],
+)
+def test_a_program_is_judged_with_what_it_imports(files, verdicts, project, tmp_path):
+    diagnosis = project(files)
+    judged = {
+        str(program.path).removeprefix(f"{tmp_path}/"): program.verdict
+        for program in diagnosis.programs
+    }
+    if verdicts is None:  # all import each other
+        assert set(judged.values()) == {"will fail"}
+    else:
+        assert judged == verdicts
+
+
+@pytest.mark.parametrize(
+    ("files", "sentence"),
+    [
+        ({"a.py": ""}, "runs unmodified."),
+        (
+            {"a.py": "import bitsandbytes"},
+            "runs with notes: 1 warning, and nothing that must fail.",
+        ),
+        ({"a.py": BAD}, f"will fail at ROOT/a.py:1, {WHY}"),
+        (
+            {"a.py": "import b", "b.py": BAD},
+            f"ROOT/a.py will fail at ROOT/b.py:1, {WHY}",
+        ),
+        (
+            {"a.py": "", "b.py": BAD},
+            f"1 of 2 programs would run; the first of the others will fail at ROOT/b.py:1, {WHY}",
+        ),
+        (
+            {"a.py": "def f(): import b", "b.py": BAD},
+            f"the programs would run, and other code will fail at ROOT/b.py:1, {WHY}",
+        ),
+        (
+            {"a.py": "import torch\ndef f():\n  torch.cuda.gone()\nf()"},
+            "will fail at ROOT/a.py:3 when f is called, because torch.cuda.gone is absent: for a "
+            "reason.",
+        ),
+    ],
+)
+def test_the_verdict_is_one_sentence(files, sentence, project, tmp_path):
+    assert project(files).sentence.replace(str(tmp_path), "ROOT") == sentence
+
+
+def test_what_is_built_from_cuda_source_cannot_be_imported(project):
+    setup = "from torch.utils.cpp_extension import CUDAExtension\nCUDAExtension('own._C', ['a.cu'])"
+    diagnosis = project(
+        {"setup.py": setup, "own/__init__.py": "from . import _C", "a.py": "import own"}
+    )
+    (program,) = diagnosis.programs
+    assert program.verdict == "will fail" and program.finding.rule == "cuda-extension-import"
+
+
+@pytest.mark.parametrize(
+    ("selection", "holds"),
+    [
+        (Selection(), True),
+        (Selection(select=("cuda",)), True),
+        (Selection(select=("torch-",)), False),
+        (Selection(ignore=("cuda-package",)), False),
+        (Selection(select=("cuda",), ignore=("cuda-p",)), False),
+    ],
+)
+def test_rules_are_chosen_by_how_their_ids_begin(selection, holds):
+    assert selection.holds("cuda-package") is holds
