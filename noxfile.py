@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import nox
@@ -81,6 +82,9 @@ def typecheck(session: nox.Session) -> None:
     """Types of the package, by mypy in strict mode."""
     install(session, "typecheck")
     session.run("mypy")
+    # As a program sees it that uses the package.
+    program = ["--strict", "--config-file=", "--follow-imports=silent", "tests/typing/program.py"]
+    session.run("mypy", *program)
 
 
 @nox.session
@@ -101,10 +105,66 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def build(session: nox.Session) -> None:
-    """Source distribution and wheel, the wheel installed into a clean environment and tried."""
-    session.install("-q", "build", "twine")
+    """Source distribution and wheel in dist/, checked; then `installed` tries them."""
+    session.install("-q", *nox.project.dependency_groups(PROJECT, "build"))
+    shutil.rmtree("dist", ignore_errors=True)
     session.run("python", "-m", "build", "--outdir", "dist")
-    session.run("twine", "check", *map(str, Path("dist").glob("*")))
-    wheel = max(Path("dist").glob("*.whl"), key=lambda path: path.stat().st_mtime)
-    session.install("-q", "-c", "constraints.txt", str(wheel))
+    wheel, source = _built()
+    session.run("twine", "check", "--strict", wheel, source)
+    session.run("check-wheel-contents", wheel)
+    session.notify("installed")
+
+
+# What the source distribution's own tests are tried on; `nox -s installed -- FILES` takes others.
+TESTS_OF_SOURCE = [
+    *("tests/test_policy.py", "tests/test_spec.py", "tests/test_layers.py"),
+    *("tests/test_function_mode.py", "tests/test_lifecycle.py", "tests/test_workflow.py"),
+]
+
+
+@nox.session(reuse_venv=False, default=False)
+def installed(session: nox.Session) -> None:
+    """What is in dist/, in a clean environment, used in each way that a user has."""
+    wheel, source = _built()
+    constraints = str(Path("constraints.txt").resolve())
+    session.install("-q", "-c", constraints, wheel)
+    session.run("python", "-m", "pip", "check")
+    folder = Path(session.create_tmp()).resolve()
+    shutil.rmtree(folder / "source", ignore_errors=True)
+    shutil.unpack_archive(source, folder / "source")
+    (unpacked,) = (folder / "source").iterdir()
+    session.chdir(folder)  # away from the sources, so that only what is installed is found
+
+    # With nothing but what the package itself needs.
+    asks = "import torch; print(torch.ones(1, device='cuda').device)"
+    program = folder / "program.py"
+    program.write_text(f"{asks}\n")
+    session.run("torchdevice", "--version")
     session.run("torchdevice", "info")
+    session.run("torchdevice", "run", str(program))
+    session.run("python", "-m", "torchdevice", "run", "-c", asks)
+    session.run("python", "-c", asks, env={"ACTIVATE_TORCH_DEVICE": "1"})
+    alias = "import torchdevice, torchdevice_mode as m; assert torchdevice.redirect is m.redirect"
+    session.run("python", "-c", alias)
+
+    # The plugin, the types, and the tests of the source distribution.
+    tools = nox.project.dependency_groups(PROJECT, "installed")
+    session.install("-q", "-c", constraints, *tools)
+    test = folder / "test_program.py"
+    test.write_text(f"{asks}\ndef test_cuda(): assert torch.cuda.is_available()\n")
+    session.run("pytest", "-q", str(test), "--torchdevice")
+    types = unpacked / "tests" / "typing"
+    session.run("mypy", "--strict", "--config-file=", str(types / "program.py"))
+    session.run("pyright", "--project", str(types), "--pythonpath", _python(session))
+    session.chdir(unpacked)
+    session.run("pytest", "-q", *(session.posargs or TESTS_OF_SOURCE))
+
+
+def _built() -> tuple[str, str]:
+    """The wheel and the source distribution in dist/."""
+    (wheel,), (source,) = (Path("dist").glob(kind) for kind in ("*.whl", "*.tar.gz"))
+    return str(wheel.resolve()), str(source.resolve())
+
+
+def _python(session: nox.Session) -> str:
+    return str(Path(session.bin) / "python")

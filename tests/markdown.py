@@ -89,20 +89,20 @@ def _told(above: str) -> dict[str, str]:
     return told
 
 
-def _prose(page: Path) -> str:
+def prose(page: Path) -> str:
     """A page without its blocks of code."""
     return re.sub(r"^ *```.*?^ *```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
 
 
 def anchors(page: Path) -> set[str]:
     """What a link to a heading of the page can say behind its `#`."""
-    headings = re.findall(r"^#+ (.+)$", _prose(page), re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
     plain = (re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading) for heading in headings)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in plain}
 
 
 def links(page: Path) -> list[str]:
     """Where the links and pictures of a page lead, inside the project."""
-    prose = re.sub(r"`[^`\n]*`", "", _prose(page))
-    found = re.findall(r"\]\(([^)\s]+)\)|\b(?:src|srcset|href)=\"([^\"]+)\"", prose)
+    text = re.sub(r"`[^`\n]*`", "", prose(page))
+    found = re.findall(r"\]\(([^)\s]+)\)|\b(?:src|srcset|href)=\"([^\"]+)\"", text)
     return [a or b for a, b in found if not re.match(r"[a-z]+:", a or b)]

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from conftest import SIMULATED
 from installation import Installation, environment, wheel
-from markdown import KINDS, PAGES, ROOT, Block, anchors, blocks, links
+from markdown import KINDS, PAGES, ROOT, Block, anchors, blocks, links, prose
 
 import torchdevice_mode
 from torchdevice_mode import cli, errors
@@ -261,7 +261,7 @@ def test_comments_that_tell_how_to_test_are_read(page):
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_code_stands_between_fences(page):
     """Where its language is told, and where it is tested."""
-    lines = page.read_text().splitlines()
+    lines = prose(page).splitlines()
     indented = [
         line for above, line in itertools.pairwise(lines) if not above and re.match(r" {4}\S", line)
     ]

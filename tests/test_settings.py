@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import torchdevice_mode
+from torchdevice_mode._api import RedirectSettings, redirect
 from torchdevice_mode._settings import (
     DEFAULTS,
     OF_REDIRECTION,
@@ -170,3 +171,9 @@ def test_the_page_tells_what_each_setting_does():
     text = " ".join(PAGE.read_text().split())
     for row in SETTINGS:
         assert f"- **`{row.key}`**: " in text
+
+
+def test_type_checkers_know_every_setting():
+    names = {row.name for row in OF_REDIRECTION} - {"target"}
+    assert set(RedirectSettings.__annotations__) == names
+    assert set(inspect.signature(redirect).parameters) - {"target"} == names

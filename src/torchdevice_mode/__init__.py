@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
+    from . import simulate
     from ._api import (
         Redirect,
         cpu_override,
@@ -71,7 +72,7 @@ __version__ = "0.1.0"
 _LAZY_MODULES = frozenset({"simulate"})
 
 
-def __getattr__(name: str) -> Any:
+def _get(name: str) -> Any:
     if name in _LAZY_MODULES:
         from importlib import import_module
 
@@ -82,6 +83,11 @@ def __getattr__(name: str) -> Any:
         globals()[name] = value
         return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+if not TYPE_CHECKING:
+    # Type checkers would take it that every name is there.
+    __getattr__ = _get
 
 
 def _import_without_collecting(module: str) -> ModuleType:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, overload
 
 from . import _active, _session
 from ._ledger import Ledger
@@ -21,6 +21,8 @@ from ._policy import Decision, decide
 from ._settings import Settings
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from ._report import Report
     from ._verify import Difference
 
@@ -40,6 +42,21 @@ __all__ = [
 ]
 
 _T = TypeVar("_T")
+_Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
+
+
+class RedirectSettings(TypedDict, total=False):
+    """Settings beside the target, as type checkers know them; `redirect` describes each."""
+
+    policy: str | None
+    override: str | None
+    dispatch: str | None
+    float64: str | None
+    verify: float | str | None
+    verify_raise: bool | None
+    rng: str | None
+    substitutes: Sequence[str] | None
+    allow_untested: bool | None
 
 
 class Redirect:
@@ -181,8 +198,16 @@ class _Awaitable:
         return self._steps
 
 
+@overload
+def redirect(target: _Decorated, /) -> _Decorated: ...
+
+
+@overload
+def redirect(target: str | None = None, **settings: Unpack[RedirectSettings]) -> Redirect: ...
+
+
 def redirect(
-    target: str | None = None,
+    target: Any = None,
     *,
     policy: str | None = None,
     override: str | None = None,
@@ -193,7 +218,7 @@ def redirect(
     rng: str | None = None,
     substitutes: Sequence[str] | None = None,
     allow_untested: bool | None = None,
-) -> Redirect:
+) -> Any:
     """Run code written for one accelerator on the one that the machine has.
 
     Args:
@@ -248,7 +273,7 @@ def _settings(**arguments: Any) -> Settings:
     return Settings.load(os.environ, **arguments)
 
 
-def enable(target: str | None = None, **settings: Any) -> None:
+def enable(target: str | None = None, **settings: Unpack[RedirectSettings]) -> None:
     """Redirect in every thread of the process until `disable()`.
 
     Enabling twice with the same settings changes nothing; other settings replace the first.
@@ -289,18 +314,24 @@ def target() -> str | None:
     return None if context is None else str(context.target)
 
 
-def explain(request: object = None, **settings: Any) -> Decision:
+def explain(
+    request: object = None, *, target: str | None = None, **settings: Unpack[RedirectSettings]
+) -> Decision:
     """What a request for a device gets, and why, without carrying it out.
 
     Args:
         request: A device in any form, or None for no device.
+        target: As for `redirect`.
         **settings: As for `redirect`; by default those that hold in this thread.
 
     Returns:
         The decision, with its reason.
     """
     context = _active.current()
-    chosen = context.settings if context is not None and not settings else _settings(**settings)
+    if context is not None and target is None and not settings:
+        chosen = context.settings
+    else:
+        chosen = _settings(target=target, **settings)
     machine = context.machine if context is not None else _session.machine()
     return decide(request, machine, chosen, override_active())
 

@@ -11,7 +11,7 @@ import warnings
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ._settings import LOG_LEVEL, SILENCE, Arguments, Environment, gather
 from .errors import TorchDeviceWarning
@@ -72,7 +72,13 @@ _said: dict[tuple[str, object], tuple[()] | tuple[list[Any], int] | None] = {}
 _lock = threading.Lock()
 
 
-class _StandIn(logging.StreamHandler[Any]):
+if TYPE_CHECKING:
+    _Handler = logging.StreamHandler[Any]
+else:
+    _Handler = logging.StreamHandler  # without parameters at run time before Python 3.11
+
+
+class _StandIn(_Handler):
     """Prints lines on stderr for as long as the program has configured no logging itself.
 
     So it need not be known whether the program will: as soon as it has, this one is silent.

@@ -1,5 +1,7 @@
 """Runs the databases in parts, shows how far it is, goes on where it stopped, writes the table.
 
+On a Mac that is its own device, elsewhere the simulated one.
+
 python -m tests.conformance --results FILE [--part 1/4] [--markdown docs/conformance.md]
 """
 
@@ -21,8 +23,11 @@ from torchdevice_mode import simulate
 from ._reasons import REASONS
 from ._table import table
 
-simulate.load("mps")
-os.environ["TORCHDEVICE_TEST_SIMULATED"] = "1"
+# Nothing may have asked torch for MPS before it is simulated, so torch is not asked.
+SIMULATED = sys.platform != "darwin"
+if SIMULATED:
+    simulate.load("mps")
+    os.environ["TORCHDEVICE_TEST_SIMULATED"] = "1"
 # Importing torch's databases freezes the flags of `torch.backends` in the whole process.
 with mock.patch.object(torch.backends, "disable_global_flags", lambda: None):
     from ._checks import ENTRIES, Outcome, check
@@ -46,7 +51,7 @@ def main() -> int:
     run([name for name in names if name not in done], options.results, done)
     outcomes = [done[name] for name in names]
     if options.markdown:
-        options.markdown.write_text(table(outcomes), encoding="utf-8")
+        options.markdown.write_text(table(outcomes, simulated=SIMULATED), encoding="utf-8")
     unexplained = [
         o for o in outcomes if any((o["name"], c) not in REASONS for c in o["different"])
     ]

@@ -16,7 +16,7 @@ _HEAD = """\
 # Conformance
 
 PyTorch's operator, module and optimizer databases, each entry run plain on the CPU and as CUDA
-code redirected to the [simulated device](simulated-accelerator.md): same values, dtypes (float64
+code redirected to {device}: same values, dtypes (float64
 narrowed), shapes, on the target, gradients, and the same type of error for bad input. Written by
 `nox -s conformance` with torch {torch} on {machine}.
 
@@ -25,17 +25,19 @@ narrowed), shapes, on the target, gradients, and the same type of error for bad 
 """
 
 
-def table(outcomes: Sequence[dict[str, Any]]) -> str:
+def table(outcomes: Sequence[dict[str, Any]], *, simulated: bool = True) -> str:
     """The page.
 
     Args:
         outcomes: What `check` gave, of all entries.
+        simulated: Whether the device was simulated, or is a Mac's own.
 
     Returns:
         The page as Markdown.
     """
     version = torch.__version__.partition("+")[0]
-    lines = [_HEAD.format(torch=version, machine=platform.system())]
+    device = "the [simulated device](simulated-accelerator.md)" if simulated else "a Mac's device"
+    lines = [_HEAD.format(torch=version, machine=platform.system(), device=device)]
     for kind in ("operators", "modules", "optimizers"):
         chosen = [outcome for outcome in outcomes if _kind(outcome["name"]) == kind]
         equal = sum(not outcome["different"] for outcome in chosen)

@@ -52,3 +52,5 @@ def test_the_table_counts_by_kind_and_gives_reasons():
     assert "| modules | 1 | 1 | 0 | 7 | 2 |" in page
     assert f"| to | backward | {REASONS['to', 'backward']} |" in page
     assert "not explained: y" in table([outcome("add", errors="y")])
+    assert "[simulated device](simulated-accelerator.md): same" in page
+    assert "redirected to a Mac's device: same" in table([outcome("add")], simulated=False)
