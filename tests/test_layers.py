@@ -38,7 +38,7 @@ LAYERS = [
     ["_substitutes"],
     ["_session"],
     ["_api"],
-    ["simulate", "_doctor", "_gap", "_info", "_run", "_summary"],
+    ["simulate", "_doctor", "_gap", "_info", "_run", "_summary", "_usage"],
     ["_tester"],
     ["cli", "pytest_plugin"],
     ["__init__"],

@@ -118,7 +118,7 @@ def run(tmp_path, text, *flags, **variables):
 
 LOGS = """
 import logging, sys
-from torchdevice_mode import _log, _session
+from torchdevice_mode import _log
 {before}
 _log.configure(); _log.configure()
 {after}
@@ -359,7 +359,7 @@ def test_however_a_filter_counts_it_is_said_once(action):
 
 WARNS = """
 import warnings
-from torchdevice_mode import _log, _session
+from torchdevice_mode import _log
 _log.configure()
 for number in range(2):
     try:

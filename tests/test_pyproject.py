@@ -36,7 +36,10 @@ def write(folder, text, name="pyproject.toml"):
 
 
 def found(folder, **options):
-    return {name: tuple(one) for name, one in choose(options, os.environ, folder).found.items()}
+    return {
+        name: (one.value, one.origin)
+        for name, one in choose(options, os.environ, folder).found.items()
+    }
 
 
 # --- values -----------------------------------------------------------------------------------
@@ -58,9 +61,9 @@ allow-untested = true
 simulate = "mps"
 log-level = "info"
 silence = ["fallback-operator", "rng-state"]
-substitutes = ["flash-attn"]
 report = ["/report.html"]
 quiet = true
+substitutes = ["flash_attn"]
 
 [tool.other]
 target = 3
@@ -83,13 +86,13 @@ def test_every_setting_can_be_a_key(folder):
         "simulate": "mps",
         "log_level": "INFO",
         "silence": ("fallback-operator", "rng-state"),
-        "substitutes": ("flash_attn",),
         "report": ("/report.html",),
         "quiet": True,
+        "substitutes": ("flash_attn",),
     }
     assert set(chosen) == {row.name for row in SETTINGS}
     assert chosen["target"][1] == "pyproject.toml:5"
-    assert chosen["quiet"][1] == "pyproject.toml:19"
+    assert chosen["quiet"][1] == "pyproject.toml:18"
 
 
 def test_options_win_over_variables_and_those_over_the_file(folder, monkeypatch):
@@ -101,6 +104,16 @@ def test_options_win_over_variables_and_those_over_the_file(folder, monkeypatch)
     assert chosen["rng"] == ("target", "environment variable TORCHDEVICE_RNG")
     assert chosen["float64"] == ("cpu", "pyproject.toml:4")
     assert chosen["policy"] == ("force", "default")
+
+
+@pytest.mark.parametrize("text", ['"a/b.html"', '["a/b.html"]', '"a/b.html,/c.txt"'])
+def test_files_lie_beside_the_file_that_names_them(folder, text, monkeypatch):
+    write(folder, f"[tool.torchdevice]\nreport = {text}\n")
+    monkeypatch.chdir("/")
+    (folder / "a").mkdir()
+    (files, _) = found(folder / "a")["report"]
+    assert files[0] == str(folder / "a" / "b.html")
+    assert files[1:] == (("/c.txt",) if "," in text else ())
 
 
 def test_a_key_may_have_an_underscore(folder):

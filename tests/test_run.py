@@ -405,5 +405,6 @@ def test_absent_target_does_not_start_the_program(folder, through):
     variables = {"TORCHDEVICE_TARGET": "xpu"} if through == "variable" else {}
     code, out, err = execute_redirected(folder, "print('started')", *options, **variables)
     assert (code, out) == (2, "")
-    assert err.startswith("torchdevice: error: target='xpu' is not on this machine")
+    place = {"argument": "--target 'xpu'", "variable": "TORCHDEVICE_TARGET='xpu'"}[through]
+    assert err.startswith(f"torchdevice: error: {place} is not on this machine")
     assert err.count("\n") == 1

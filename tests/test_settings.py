@@ -96,11 +96,11 @@ def test_the_first_place_that_gives_a_value_wins(row):
     (bad, *_) = BAD[row.name]
     option, variable = Options({row.name: given}), Environment({row.variable: given})
     ignored = Environment({row.variable: str(bad)})
-    assert gather([row], [option, ignored])[row.name] == (read, f"option {row.flag}")
+    assert gather([row], [option, ignored])[row.name][:2] == (read, f"option {row.flag}")
     argument = gather([row], [Arguments({row.name: given}), ignored])[row.name]
-    assert argument == (read, "argument")
+    assert argument[:2] == (read, "argument")
     found = gather([row], [Options({row.name: None}), variable, Options({row.name: bad})])
-    assert found[row.name] == (read, f"environment variable {row.variable}")
+    assert found[row.name][:2] == (read, f"environment variable {row.variable}")
 
 
 def test_an_empty_variable_counts_as_absent():

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
+from ._log import tell
 from ._pyproject import find
 from ._settings import (
     OF_REDIRECTION,
@@ -19,8 +21,14 @@ from ._settings import (
     Source,
     gather,
 )
+from ._variables import FOLDER
+from .errors import TargetError
 
-__all__ = ["Chosen", "choose"]
+__all__ = ["Chosen", "choose", "with_place"]
+
+_PREFIX = "TORCHDEVICE_"
+# These are no settings.
+_OTHERS = (FOLDER, "TORCHDEVICE_CACHE")
 
 
 class Chosen(NamedTuple):
@@ -58,8 +66,36 @@ def choose(
     if table is not None:
         sources.append(table)
     found = gather(SETTINGS, sources)
+    _warn_of_misspelt(environ)
     return Chosen(
         Settings(**{row.name: found[row.name].value for row in OF_REDIRECTION}),
         RunSettings(**{row.name: found[row.name].value for row in OF_RUN}),
         found,
     )
+
+
+def with_place(error: TargetError, found: Mapping[str, Found]) -> str:
+    """The error's sentence, beginning with the place where the target was given.
+
+    Args:
+        error: As it was raised, by what knows of no places.
+        found: What `choose` found.
+
+    Returns:
+        One sentence.
+    """
+    target = found["target"]
+    plain = f"target={target.value!r}"
+    return str(error).replace(plain, target.place, 1) if target.place else str(error)
+
+
+def _warn_of_misspelt(environ: Mapping[str, str]) -> None:
+    """A variable with a slip in its name would silently do nothing."""
+    known = {row.variable for row in SETTINGS} | set(_OTHERS)
+    names = [name.removeprefix(_PREFIX) for name in known if name.startswith(_PREFIX)]
+    for name in environ:
+        if name.startswith(_PREFIX) and name not in known:
+            near = get_close_matches(name.removeprefix(_PREFIX), names, n=1, cutoff=0.75)
+            if near:
+                sentence = f"{name} is no variable of torchdevice: did you mean {_PREFIX}{near[0]}?"
+                tell("unknown-variable", sentence)

@@ -53,6 +53,7 @@ SLUGS = frozenset(
         "start-up",
         "substitute-8bit",
         "unknown-slug",
+        "unknown-variable",
         "untested",
         "verify-difference",
     }

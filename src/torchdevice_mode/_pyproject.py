@@ -7,6 +7,7 @@ so that a program behaves the same from wherever it is started.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from difflib import get_close_matches
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ._settings import SETTINGS, Setting, Source
+from ._values import list_of_words
 from .errors import SettingsError
 
 __all__ = ["NAME", "Table", "find"]
@@ -55,7 +57,10 @@ class Table(Source):
             self._values[row.name] = value
 
     def value(self, row: Setting) -> object:
-        return self._values.get(row.name)
+        value = self._values.get(row.name)
+        if row.of_files and isinstance(value, (str, list)) and all(map(_is_text, value)):
+            return ",".join(str(self.path.parent / word) for word in list_of_words(value))
+        return value
 
     def place(self, row: Setting, value: object) -> str:
         return f"{self._at(row.key)}: {row.key} = {value!r}"
@@ -75,6 +80,10 @@ def shown(path: Path) -> str:
         return str(path.relative_to(Path.cwd()))
     except (OSError, ValueError):
         return str(path)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def _line(text: str, key: str) -> int:
@@ -101,7 +110,9 @@ def find(folder: Path) -> Table | None:
     """
     for place in (folder, *folder.parents):
         table = _read(place / NAME)
-        if table is not None or any((place / name).exists() for name in _REPOSITORY):
+        # `Path.exists` raises where the folder may not be read.
+        is_root = any(os.path.exists(place / name) for name in _REPOSITORY)  # noqa: PTH110
+        if table is not None or is_root:
             return table
     return None
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Program", "folder_of", "prepare", "run"]
+__all__ = ["Program", "current_folder", "folder_of", "prepare", "run"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,14 @@ class Program:
     arguments: tuple[str, ...] = ()
 
 
+def current_folder() -> Path | None:
+    """The current folder; None where that was deleted."""
+    try:
+        return Path.cwd()
+    except OSError:
+        return None
+
+
 def folder_of(program: Program | None) -> Path | None:
     """The folder that Python puts first on a program's path.
 
@@ -54,7 +62,7 @@ def folder_of(program: Program | None) -> Path | None:
     """
     try:
         if program is None or program.kind != "script":
-            return Path.cwd()
+            return current_folder()
         # Not by `Path.resolve`, which raises another error for links that lead in a circle.
         path = Path(os.path.realpath(program.name))
         return path if path.is_dir() else path.parent
@@ -101,7 +109,9 @@ def run(start: Callable[[], None]) -> None:
 
 def _prepare_script(program: Program) -> Callable[[], None]:
     # `python` joins and does not normalise: `__file__` and tracebacks show the path as given.
-    path = os.path.join(os.getcwd(), program.name)  # noqa: PTH118, PTH109
+    path = program.name
+    if not os.path.isabs(path):  # noqa: PTH117
+        path = os.path.join(os.getcwd(), path)  # noqa: PTH118, PTH109
     if pkgutil.get_importer(path) is not None:
         return _prepare_archive(program, path)
     loader: importlib.machinery.SourceFileLoader | importlib.machinery.SourcelessFileLoader

@@ -141,6 +141,7 @@ class Setting(NamedTuple):
         option: The option, where it is not the name with hyphens.
         repeats: The option may be given several times, and each adds to the list.
         told: Whether processes that the program starts are told.
+        of_files: The values are files; those in `pyproject.toml` are beside it.
     """
 
     name: str
@@ -152,6 +153,7 @@ class Setting(NamedTuple):
     option: str = ""
     repeats: bool = False
     told: bool = True
+    of_files: bool = False
 
     @property
     def key(self) -> str:
@@ -281,6 +283,7 @@ REPORT = Setting(
     repeats=True,
     # Of all processes, the outermost writes.
     told=False,
+    of_files=True,
 )
 OF_RUN: tuple[Setting, ...] = (
     Setting(
@@ -370,10 +373,17 @@ class Environment(Source):
 
 
 class Found(NamedTuple):
-    """A setting's value, and where it was given."""
+    """A setting's value, and where it was given.
+
+    Attributes:
+        value: The value.
+        origin: Its place, as `torchdevice info` shows it.
+        place: The value and its place, as an error's sentence begins; empty for a default.
+    """
 
     value: Any
     origin: str
+    place: str = ""
 
 
 def gather(rows: Iterable[Setting], sources: Sequence[Source]) -> dict[str, Found]:
@@ -398,7 +408,7 @@ def _find(row: Setting, sources: Sequence[Source]) -> Found:
         if given is None:
             continue
         try:
-            return Found(row.read(given), source.origin(row))
+            return Found(row.read(given), source.origin(row), source.place(row, given))
         except NotAValueError as refusal:
             raise SettingsError(f"{source.place(row, given)} {refusal}") from None
     return Found(DEFAULTS[row.name], "default")

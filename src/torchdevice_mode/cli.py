@@ -17,16 +17,17 @@ from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from ._children import Exported, Family, new_folder, variables_for
-from ._command_settings import choose
+from ._command_settings import choose, with_place
 from ._imports import when_imported
 from ._ledger import Ledger
 from ._log import configure
 from ._packages import announce_missing, before_torch
-from ._run import Program, folder_of, prepare, run
+from ._run import Program, current_folder, folder_of, prepare, run
 from ._settings import REPORT, SETTINGS, RunSettings, Setting, Settings
 from ._summary import render
+from ._usage import Parser, no_command, no_program, unknown_words
 from ._variables import FOLDER
-from .errors import TorchDeviceError
+from .errors import TargetError, TorchDeviceError
 
 if TYPE_CHECKING:
     from ._context import Context
@@ -195,24 +196,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     given, program = arguments, None
     name = arguments[0] if arguments else ""
+    if name not in COMMANDS and name not in _WITHOUT_COMMAND:
+        parser.error(no_command(name, list(COMMANDS)))
     if name in COMMANDS and COMMANDS[name].usage:
         given, program = _split(arguments, COMMANDS[name])
     options, unknown = parser.parse_known_args(given)
     if unknown:
-        options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        parser.error(unknown_words(unknown, options.command, options.flags, program is not None))
     command = COMMANDS[options.command]
     if command.usage and program is None and not command.has_default:
-        options.parser.error("a program is missing: give script.py, -m module, -c code or -")
+        parser.error(no_program(arguments))
     return command.execute(options, program)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+_WITHOUT_COMMAND = ("-h", "--help", "-V", "--version")
+
+
+def _parser() -> Parser:
+    parser = Parser(
         prog="torchdevice",
         description="Run PyTorch code written for one accelerator, unmodified, on another.",
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"torchdevice {__version__}")
+    parser.add_argument("-V", "--version", action="version", version=f"torchdevice {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, command in COMMANDS.items():
         sub = commands.add_parser(
@@ -223,9 +229,9 @@ def _parser() -> argparse.ArgumentParser:
             usage=f"torchdevice {name} [options] {command.usage}{command.takes}".rstrip(),
             allow_abbrev=False,
         )
-        sub.set_defaults(parser=sub)
         for option in command.options:
             sub.add_argument(option.name, **option.told)
+        sub.set_defaults(flags=[flag for flag in sub._option_string_actions if len(flag) > 2])
     return parser
 
 
@@ -294,7 +300,7 @@ def _without_torch(error: ModuleNotFoundError) -> int:
 def _run(options: argparse.Namespace, program: Program | None) -> int:
     assert program is not None
     try:
-        settings, run_settings, _ = choose(vars(options), os.environ, folder_of(program))
+        settings, run_settings, found = choose(vars(options), os.environ, folder_of(program))
         # For this process too, which reads some of these where they are needed.
         folder = os.environ.get(FOLDER) or new_folder(os.environ)
         told = variables_for(settings, run_settings._asdict(), folder)
@@ -303,24 +309,31 @@ def _run(options: argparse.Namespace, program: Program | None) -> int:
             # Whether there is such a target, only torch knows, and the program must not start
             # without it. Otherwise torch is imported when the program does.
             _import_torch(run_settings.simulate)
-        Exported(told, os.environ)  # for as long as the process lasts
-        reports = _reports(run_settings, options.report)
-        configure()
-        before_torch(settings.substitutes)
-        announce_missing(lambda: "torch" not in sys.modules)
-        contexts: list[Context | None] = []
-        when_imported("torch", lambda: contexts.append(_enable(settings)))
+        exported = Exported(told, os.environ)  # for as long as the process lasts
+        try:
+            reports = _reports(run_settings, options.report)
+            configure()
+            before_torch(settings.substitutes)
+            announce_missing(lambda: "torch" not in sys.modules)
+            contexts: list[Context | None] = []
+            when_imported("torch", lambda: contexts.append(_enable(settings)))
+        except BaseException:
+            exported.take_back()
+            raise
     except OSError as error:
-        problem = f"can't open file {error.filename!r}: [Errno {error.errno}] {error.strerror}"
+        name = error.filename or program.name
+        problem = f"can't open file {name!r}: [Errno {error.errno}] {error.strerror}"
         print(f"torchdevice: {problem}", file=sys.stderr)
         return 2
+    except TargetError as error:
+        return _fail(2, with_place(error, found))
     except TorchDeviceError as error:
         return _fail(2, error)
     except ModuleNotFoundError as error:
         return _without_torch(error)
     # Handlers run last in, first out: this one after all of the program's own.
     stream = None if run_settings.quiet else sys.stderr
-    process, folder = os.getpid(), str(Path.cwd())
+    process, folder = os.getpid(), str(current_folder() or "")
     atexit.register(
         lambda: _finish(contexts, stream, process, folder, settings=settings, reports=reports)
     )
@@ -398,6 +411,8 @@ def _info(options: argparse.Namespace, program: Program | None) -> int:
         from . import _info as info
 
         facts = info.collect(settings, found)
+    except TargetError as error:
+        return _fail(2, with_place(error, found))
     except TorchDeviceError as error:
         return _fail(2, error)
     except ModuleNotFoundError as error:
