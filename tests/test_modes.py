@@ -295,6 +295,14 @@ def test_anomalies_are_found(redirected):
             (x.sqrt() * 0 - 1).sqrt().sum().backward()
 
 
+@pytest.mark.parametrize("fast", [True, False])
+def test_gradients_are_checked(redirected, fast):
+    """In its fast mode torch draws vectors of its own, inside `with torch.device("cpu")`."""
+    x = ones(3, 4).requires_grad_()
+    tolerances = {"eps": 1e-2, "atol": 1e-2, "rtol": 1e-2}
+    assert torch.autograd.gradcheck(torch.sin, (x,), fast_mode=fast, **tolerances)
+
+
 def test_deterministic_algorithms(redirected):
     torch.use_deterministic_algorithms(True)
     try:

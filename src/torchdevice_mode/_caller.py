@@ -32,10 +32,11 @@ _HANDS_ON = frozenset(
     {
         ("torch", "set_default_device"),
         ("torch.utils._device", "set_device"),
-        ("torch.utils._device", "__init__"),
         ("torch.testing._creation", "make_tensor"),
     }
 )
+# What `with torch.device(x)` calls: who writes that asks, and `gradcheck` of torch does, too.
+_ENTERED = ("torch.utils._device", "__init__")
 # Beside torch, those that mean the CPU: they read and write its memory through a pointer next.
 _READS_MEMORY = frozenset({"safetensors", "safetensors.torch", "torchdevice_mode._shims.rust"})
 # They look at the state of every device that there is, and the program has no line to change.
@@ -80,7 +81,10 @@ def asked_by_torch(frame: types.FrameType, *, absent: bool) -> bool:
         return False
     if name.startswith(_ON_BEHALF) or (absent and name.startswith(_ON_BEHALF_WHEN_ABSENT)):
         return False
-    return (name, frame.f_code.co_name) not in _HANDS_ON
+    function = (name, frame.f_code.co_name)
+    if function == _ENTERED and frame.f_back is not None:
+        return asked_by_torch(frame.f_back, absent=absent)
+    return function not in _HANDS_ON
 
 
 def reads_memory(frame: types.FrameType) -> bool:

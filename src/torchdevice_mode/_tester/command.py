@@ -26,8 +26,9 @@ from .process import Stopped, said
 from .progress import progress_on
 from .results import Store, UnitResult
 from .runner import Listed, Runner, environment_for
+from .stream import Result
 from .suite import PLAIN, Run, Suite, SuiteError, options_of
-from .text import markdown, text
+from .text import counted, markdown, text
 
 __all__ = ["DEFAULT_RESULTS", "REPORTS", "test"]
 
@@ -94,7 +95,7 @@ def test(options: Mapping[str, Any], program: Program | None) -> int:
             _prepare(runner, runs, state, quiet)
             _run_all(runner, runs, state, jobs, quiet)
             for number in range(retries):
-                _repeat(runner, runs, state, number)
+                _repeat(runner, runs, state, number, jobs=jobs, quiet=quiet)
         except (KeyboardInterrupt, Stopped):
             runner.stop.set()
             state.interrupted = True
@@ -213,9 +214,10 @@ def _compare(runs: Sequence[Run], state: _State) -> list[Comparison]:
     return [compare(run.name, plain, state.results[run.name]) for run in runs[1:]]
 
 
-def _repeat(runner: Runner, runs: Sequence[Run], state: _State, number: int) -> None:
+def _repeat(
+    runner: Runner, runs: Sequence[Run], state: _State, number: int, *, jobs: int, quiet: bool
+) -> None:
     """Run once more what differs, alone: what does not differ then is flaky."""
-    by_name = {run.name: run for run in runs}
     wanted: dict[tuple[str, str], list[str]] = {}
     for comparison in _compare(runs, state):
         changes = [c for c in comparison.changes if c.category in _REPEATED]
@@ -228,12 +230,22 @@ def _repeat(runner: Runner, runs: Sequence[Run], state: _State, number: int) -> 
                 tests = wanted.setdefault((name, change.unit), [])
                 if change.test not in tests:
                     tests.append(change.test)
-    for (name, unit), tests in wanted.items():
-        kept = state.results[name][unit]
-        again = runner.repeat(by_name[name], unit, tests)
-        for test_, result in again.items():
+    if not wanted:
+        return
+    if not quiet:
+        tests_ = counted(sum(map(len, wanted.values())), "test")
+        print(f"torchdevice: repeating {tests_} that differ", file=sys.stderr, flush=True)
+    by_name = {run.name: run for run in runs}
+
+    def done(repeated: tuple[Run, str, dict[str, Result]]) -> None:
+        run, unit, results = repeated
+        kept = state.results[run.name][unit]
+        for test_, result in results.items():
             kept.results[test_].again.append(result.outcome)
         runner.store.save(kept)
+
+    work = [(by_name[name], unit, tests) for (name, unit), tests in wanted.items()]
+    runner.repeat_all(work, jobs=jobs, done=done)
 
 
 _REPEATED = ("newly failing", "newly passing", "only redirected, failing")

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from . import process
 from .process import Ended, Stopped, said
@@ -25,6 +26,7 @@ __all__ = ["Listed", "Runner"]
 _MOST_CRASHES = 10
 _MOST_TIME_OUTS = 2
 _TAIL = 6_000
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +97,33 @@ class Runner:
         Raises:
             KeyboardInterrupt: Of the user; the processes have ended then.
         """
+        self._in_turn([partial(self.run_unit, *one) for one in work], jobs, done)
+
+    def repeat_all(
+        self,
+        work: Sequence[tuple[Run, str, Sequence[str]]],
+        *,
+        jobs: int,
+        done: Callable[[tuple[Run, str, dict[str, Result]]], None],
+    ) -> None:
+        """Run some tests of units again, those of each unit in a process of their own.
+
+        Args:
+            work: Runs, units, and names of tests.
+            jobs: As for `run_all`.
+            done: As for `run_all`; it is given results of the tests that ran.
+
+        Raises:
+            KeyboardInterrupt: As for `run_all`.
+        """
+        self._in_turn([partial(self._repeat, *one) for one in work], jobs, done)
+
+    def _in_turn(
+        self, calls: Sequence[Callable[[], _T]], jobs: int, done: Callable[[_T], None]
+    ) -> None:
         with ThreadPoolExecutor(jobs) as pool:
-            pending: set[Future[UnitResult]] = set()
+            pending: set[Future[_T]] = {pool.submit(call) for call in calls}
             try:
-                for run, unit in work:
-                    pending.add(pool.submit(self.run_unit, run, unit))
                 while pending:
                     # Again and again: waiting without end hears of no signals on some systems.
                     finished, pending = wait(pending, 0.5, FIRST_COMPLETED)
@@ -133,18 +157,14 @@ class Runner:
         self.store.save(result)
         return result
 
-    def repeat(self, run: Run, unit: str, tests: Iterable[str]) -> dict[str, Result]:
-        """Run some tests of a unit again, in a process of their own.
-
-        Returns:
-            Results of those that ran; one that ended its process crashed.
-        """
-        wanted = list(tests)
-        task = Task(unit, only=wanted, name=f"{run.name}-{slug(unit)}")
+    def _repeat(
+        self, run: Run, unit: str, tests: Sequence[str]
+    ) -> tuple[Run, str, dict[str, Result]]:
+        task = Task(unit, only=list(tests), name=f"{run.name}-{slug(unit)}")
         log, ended, folded = self._process(run, unit, task)
         again = UnitResult(unit, run.name)
         _take(again, folded, ended, log)
-        return {name: result for name, result in again.results.items() if name in wanted}
+        return run, unit, {name: one for name, one in again.results.items() if name in tests}
 
     def _process(self, run: Run, unit: str, task: Task) -> tuple[Path, Ended, Folded]:
         if self.stop.is_set():

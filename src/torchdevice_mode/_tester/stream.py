@@ -22,6 +22,7 @@ STREAM = "TORCHDEVICE_TEST_STREAM"
 TASK = "TORCHDEVICE_TEST_TASK"
 """Variable that holds what is to be done, as JSON: the fields of `Task`."""
 
+_PACKAGE = __name__.partition(".")[0]
 _LONGEST_MESSAGE = 2_000
 _LONGEST_TEXT = 20_000
 
@@ -248,12 +249,15 @@ def _said(error: BaseException) -> str:
 
 
 def _innermost(step: TracebackType | None) -> str:
-    if step is None:
-        return ""
-    while step.tb_next is not None:
+    place = ""
+    while step is not None:
+        code = step.tb_frame.f_code
+        # This package stands between a program and torch, and passes errors of both on.
+        is_own = str(step.tb_frame.f_globals.get("__name__")).startswith(f"{_PACKAGE}.")
+        if not (is_own and place):
+            place = f"{code.co_filename}:{step.tb_lineno} in {code.co_name}"
         step = step.tb_next
-    code = step.tb_frame.f_code
-    return f"{code.co_filename}:{step.tb_lineno} in {code.co_name}"
+    return place
 
 
 def cut(text: str, most: int) -> str:
