@@ -79,7 +79,7 @@ def test_gradients_reach_the_targets_tensors() -> None:
 
 
 def test_its_user_is_told_and_it_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_log, "_said", set())
+    monkeypatch.setattr(_log, "_said", {})
     with redirect(policy="explicit"), pytest.warns(TorchDeviceWarning, match="which mps lacks"):
         matrix("cpu").to_sparse_csr().cuda()
     reasons = [e.site.reason for e in _session.ledger.entries() if e.site.file == __file__]

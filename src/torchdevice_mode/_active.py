@@ -74,6 +74,12 @@ def _current(*, join: bool) -> Context | None:
     return found or _everywhere
 
 
+def drawn_on_cpu() -> bool:
+    """Whether the redirection of this thread draws random numbers on the CPU."""
+    context = current()
+    return context is not None and context.settings.rng == "cpu"
+
+
 def _join(context: Context | None) -> None:
     _local.joined = context
     if context is not None and _give_mode is not None:

@@ -34,7 +34,7 @@ from ._modes import (
 from ._patches import Patches
 from ._probe import probe
 from ._settings import REPORT, Environment, Settings, gather
-from ._shims import ALL_PATCHES, cpu_random, threads
+from ._shims import ALL_PATCHES, threads
 
 __all__ = [
     "Entry",
@@ -176,6 +176,8 @@ def _use(context: Context) -> None:
     global latest
     latest = context
     if not context.alive and context.settings.rng == "cpu":
+        from ._shims import cpu_random  # which few ask for
+
         try:
             cpu_random.begin(context.target.type)
         except BaseException:
@@ -196,6 +198,8 @@ def _leave(context: Context) -> None:
 
         end(context.settings.substitutes)
     if not context.alive and context.settings.rng == "cpu":
+        from ._shims import cpu_random
+
         cpu_random.end(context.target.type)
 
 

@@ -7,7 +7,6 @@ refuse becomes `NOT_A_DEVICE`: the caller hands it to torch, whose error is the 
 
 from __future__ import annotations
 
-import re
 from typing import NamedTuple
 
 __all__ = ["ABSENT", "ACCELERATORS", "NOT_A_DEVICE", "TOGGLE", "DeviceSpec", "parse"]
@@ -21,8 +20,9 @@ _TORCH_ACCELERATORS = frozenset(
 _VENDOR_ACCELERATORS = frozenset({"privateuseone", "npu", "mlu", "musa", "gcu", "sdaa"})
 ACCELERATORS = _TORCH_ACCELERATORS | _VENDOR_ACCELERATORS
 
-# torch reads a name of letters and underscores, then an index without leading zeros.
-_DEVICE_STRING = re.compile(r"([a-z_]+)(?::(0|[1-9][0-9]*))?", re.ASCII)
+# torch reads a name of these, then an index without leading zeros.
+_IN_NAMES = frozenset("abcdefghijklmnopqrstuvwxyz_")
+_DIGITS = frozenset("0123456789")
 # torch keeps the index in a signed byte; beyond that it refuses or wraps, so leave it to torch.
 _LARGEST_INDEX = 127
 
@@ -91,20 +91,31 @@ def _parse_string(text: str, index: object) -> DeviceSpec:
     if index is None:
         if text == "cpu:-1":
             return TOGGLE
-        match = _DEVICE_STRING.fullmatch(text)
-        if match is None:
+        name, colon, digits = text.partition(":")
+        if not _is_name(name):
             return NOT_A_DEVICE
-        name, digits = match.groups()
-        if digits is None:
+        if not colon:
             return DeviceSpec(name)
-        return DeviceSpec(name, int(digits)) if _is_index(int(digits)) else NOT_A_DEVICE
+        if not _is_short_number(digits) or not _is_index(int(digits)):
+            return NOT_A_DEVICE
+        return DeviceSpec(name, int(digits))
     if text == "cpu" and index == -1:
         return TOGGLE
     # torch: "type (string) must not include an index because index was passed explicitly".
-    if ":" in text or not _DEVICE_STRING.fullmatch(text) or not _is_index(index):
+    if not _is_name(text) or not _is_index(index):
         return NOT_A_DEVICE
     assert isinstance(index, int)
     return DeviceSpec(text, index)
+
+
+def _is_name(text: str) -> bool:
+    return bool(text) and _IN_NAMES.issuperset(text)
+
+
+def _is_short_number(text: str) -> bool:
+    if not 0 < len(text) <= 3 or not _DIGITS.issuperset(text):
+        return False
+    return text == "0" or text[0] != "0"
 
 
 def _is_index(value: object) -> bool:

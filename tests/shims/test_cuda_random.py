@@ -76,7 +76,7 @@ def test_a_state_that_the_program_moved_can_be_set():
 
 
 def test_a_state_from_a_cuda_machine_is_made_a_seed(monkeypatch):
-    monkeypatch.setattr(_log, "_said", set())  # as if it had not been said
+    monkeypatch.setattr(_log, "_said", {})  # as if it had not been said
     state = torch.arange(16, dtype=torch.uint8)
     with pytest.warns(TorchDeviceWarning, match="rng-state"):
         torch.cuda.set_rng_state(state)

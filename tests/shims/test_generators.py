@@ -138,7 +138,7 @@ def test_a_state_of_another_kind_of_generator_gives_its_seed(kind, monkeypatch):
         (torch.cuda.set_rng_state, torch.cuda.initial_seed),
         (torch.set_rng_state, torch.initial_seed),
     ):
-        monkeypatch.setattr(_log, "_said", set())  # as if it had not been said
+        monkeypatch.setattr(_log, "_said", {})  # as if it had not been said
         with pytest.warns(TorchDeviceWarning, match="rng-state"):
             set_state(state)
         assert asked is None or asked() == 42

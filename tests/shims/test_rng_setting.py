@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import torchdevice_mode
+from torchdevice_mode import _active
 from torchdevice_mode._shims import cpu_random
 from torchdevice_mode.errors import SettingsError
 
@@ -482,9 +483,9 @@ def test_the_environment_and_the_command_line_say_it(monkeypatch):
     assert float(shown) == torch.rand(1).item()
     monkeypatch.setenv("TORCHDEVICE_RNG", "cpu")
     with torchdevice_mode.redirect():
-        assert cpu_random.drawn_on_cpu()
+        assert _active.drawn_on_cpu()
         with torchdevice_mode.redirect(rng="target"):
-            assert not cpu_random.drawn_on_cpu()
+            assert not _active.drawn_on_cpu()
 
 
 def test_another_value_is_refused():

@@ -144,10 +144,11 @@ def _torch_constructors() -> Iterable[str]:
 
 def _likes() -> Iterable[str]:
     """Functions that make a tensor in another's likeness, by torch's naming rules."""
-    for name in dir(torch):
+    # Not by `dir`, which sorts: this is done when enabling.
+    for name in vars(torch):
         if name.endswith("_like") and not name.startswith("_"):
             yield f"torch.{name}"
-    for name in dir(torch.Tensor):
+    for name in (*vars(torch.Tensor), *vars(torch._C.TensorBase)):
         if name.startswith("new_") or name == "new":
             yield f"torch.Tensor.{name}"
 

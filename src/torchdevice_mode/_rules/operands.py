@@ -58,7 +58,7 @@ def _refuse_mixed(operands: Iterable[Any]) -> None:
 
 def _in_place_over_lists() -> tuple[str, ...]:
     # Copying is between any devices.
-    names = (name for name in dir(torch) if name.startswith("_foreach_") and name.endswith("_"))
+    names = (name for name in vars(torch) if name.startswith("_foreach_") and name.endswith("_"))
     return tuple(f"torch.{name}" for name in names if name != "_foreach_copy_")
 
 

@@ -183,6 +183,12 @@ PATCHES: tuple[Patch | Hook, ...] = (
         _here("testing:lenient"),
         "assert_close compares devices in Python, past every mode",
     ),
+    Patch(
+        lambda: torch,
+        "set_default_tensor_type",
+        _here("cuda._tensor_types:default_type_setter"),
+        "hands a CUDA tensor type to C++, which has none",
+    ),
     *_SCRIPT,
     *_FILES_OF_TENSORS,
     *_DATA_PARALLEL,

@@ -21,7 +21,6 @@ from .._active import current
 from .._context import Context
 from .._log import warn_once
 from .._patches import Hook, Patch
-from ._decorators import read_enabled
 
 __all__ = ["PATCHES"]
 
@@ -197,6 +196,8 @@ def _says_enabled(instance: Any, frame: types.FrameType | None) -> bool | None:
             function = frame.f_locals.get("func")
         # `torch.cuda.amp.autocast(enabled)`, but `torch.autocast("cuda", dtype, enabled)`.
         position = 2 if type(instance) is torch.amp.autocast_mode.autocast else 0
+        from ._decorators import read_enabled
+
         instance._says_enabled = read_enabled(function, position)
     found: bool | None = instance._says_enabled
     return found

@@ -20,9 +20,9 @@ from typing import Any
 import torch
 import torch.library
 
-from .._active import current
+from .._active import drawn_on_cpu
 
-__all__ = ["DRAWING", "begin", "drawn_on_cpu", "end"]
+__all__ = ["DRAWING", "begin", "end"]
 
 DRAWING = (
     "_sample_dirichlet",
@@ -63,12 +63,6 @@ _READ_TOO = frozenset({"rrelu_with_noise_"})
 _Kernel = Callable[..., Any]
 # An operator, the dispatch key, and what makes the kernel from the one that was there.
 _Row = tuple[str, str, Callable[[Any], _Kernel]]
-
-
-def drawn_on_cpu() -> bool:
-    """Whether the redirection of this thread draws random numbers on the CPU."""
-    context = current()
-    return context is not None and context.settings.rng == "cpu"
 
 
 # --- kernels ------------------------------------------------------------------------------------

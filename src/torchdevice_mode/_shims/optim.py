@@ -22,6 +22,7 @@ from .._active import current
 from .._modes import replace_innermost, restore_stack
 from .._out_of_memory import is_out_of_memory, out_of_memory
 from .._patches import Patch
+from .cuda._surface import redirection
 
 __all__ = ["PATCHES"]
 
@@ -61,6 +62,25 @@ def _past_the_mode(work: Callable[..., Any]) -> Callable[..., Any]:
     return work_past_the_mode
 
 
+def _checking(original: Callable[..., None]) -> Callable[..., None]:
+    """torch's check that a captured optimizer is capturable, which asks for CUDA itself."""
+
+    @functools.wraps(original)
+    def check(self: torch.optim.Optimizer) -> None:
+        if is_compiling() or redirection() is None:
+            return original(self)
+        if torch.cuda.is_current_stream_capturing() and not all(
+            group["capturable"] for group in self.param_groups
+        ):
+            raise RuntimeError(
+                "Attempting CUDA graph capture of step() for an instance of "
+                f"{type(self).__name__} but param_groups' capturable is False."
+            )
+        return None
+
+    return check
+
+
 # Not as attributes of torch.optim, which it deletes.
 _MODULES = [module for name, module in sys.modules.items() if name.startswith("torch.optim.")]
 
@@ -92,6 +112,16 @@ PATCHES: tuple[Patch, ...] = (
         )
         for module in _MODULES
         if callable(getattr(module, _arithmetic(module), None))
+    ),
+    *(
+        Patch(
+            lambda: torch.optim.Optimizer,
+            name,
+            _checking,
+            "asks torch's C++ whether a CUDA stream is being captured",
+        )
+        for name in ("_accelerator_graph_capture_health_check", "_cuda_graph_capture_health_check")
+        if hasattr(torch.optim.Optimizer, name)
     ),
     Patch(lambda: torch.optim.Optimizer, "zero_grad", _past_the_mode, _NOTHING_TO_REWRITE),
     Patch(lambda: torch.nn.utils, "clip_grad_norm_", _past_the_mode, _NOTHING_TO_REWRITE),

@@ -6,12 +6,10 @@ from .._module import module_patches
 from . import (  # noqa: F401 - most are imported for the rows that they hold
     _device,
     _events,
-    _graphs,
     _memory,
     _random,
     _seams,
     _streams,
-    _tensor_types,
 )
 from ._surface import CUDA
 
@@ -19,7 +17,5 @@ __all__ = ["CUDA", "PATCHES"]
 
 PATCHES = (
     *module_patches(CUDA),
-    *_tensor_types.PATCHES,
     *_seams.PATCHES,
-    *_graphs.PATCHES,
 )

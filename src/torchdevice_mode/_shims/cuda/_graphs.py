@@ -6,26 +6,23 @@
 
 from __future__ import annotations
 
-import functools
 import gc
 import itertools
 import pathlib
 import warnings
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..._patches import Patch
-from .._capture import ILLEGAL_STATE, Capture, capture_error, capturing, forbid, recording
+from .._capture import ILLEGAL_STATE, Capture, capture_error, forbid
 from . import _memory, _random, _streams
 from ._device import synchronize_target
-from ._surface import StandIn, Trace, emulated, plain, redirection, refusal, target
+from ._surface import StandIn, emulated, plain, redirection, refusal, target
 
 if TYPE_CHECKING:
     from .._recorded import Tape
 
-__all__ = ["PATCHES", "CUDAGraph", "Replayable"]
+__all__ = ["CUDAGraph", "Replayable"]
 
 _PlainCUDAGraph = plain("CUDAGraph")
 _PlainGraph = plain("graph")
@@ -35,13 +32,6 @@ _MODES = ("global", "thread_local", "relaxed")
 _pools = itertools.count(1)
 _handles = itertools.count(1)
 _debugging = False
-
-
-@emulated(
-    "is_current_stream_capturing", "whether operators are being recorded", trace=Trace.CONSTANT
-)
-def is_current_stream_capturing() -> bool:
-    return capturing(_streams.current_stream_id()) is not None
 
 
 @emulated("graph_pool_handle", "a new number pair, as CUDA gives")
@@ -348,60 +338,3 @@ def make_graphed_callables(
         allow_unused_input,
         graph_pool_handle() if pool is None else pool,
     )
-
-
-# --- random states ------------------------------------------------------------------------------
-
-
-def _get_rng_state(original: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
-    """Where the target draws from the CPU's generator, its state is a part of the graph."""
-
-    @functools.wraps(original)
-    def get_rng_state() -> torch.Tensor:
-        state = original()
-        capture = recording()
-        if capture is not None and _random.generator() is torch.default_generator:
-            capture.recorder.read_state(torch.default_generator, state)
-        return state
-
-    return get_rng_state
-
-
-# --- optimizers ---------------------------------------------------------------------------------
-
-
-def _checking(original: Callable[..., None]) -> Callable[..., None]:
-    """torch's check that a captured optimizer is capturable, which asks for CUDA itself."""
-
-    @functools.wraps(original)
-    def check(self: torch.optim.Optimizer) -> None:
-        if torch.compiler.is_compiling() or redirection() is None:
-            return original(self)
-        if is_current_stream_capturing() and not all(
-            group["capturable"] for group in self.param_groups
-        ):
-            raise RuntimeError(
-                "Attempting CUDA graph capture of step() for an instance of "
-                f"{type(self).__name__} but param_groups' capturable is False."
-            )
-        return None
-
-    return check
-
-
-_READS = "a method of C++ that no mode sees"
-
-PATCHES: tuple[Patch, ...] = (
-    Patch(lambda: torch, "get_rng_state", _get_rng_state, _READS),
-    Patch(lambda: torch.random, "get_rng_state", _get_rng_state, _READS),
-    *(
-        Patch(
-            lambda: torch.optim.Optimizer,
-            name,
-            _checking,
-            "asks torch's C++ whether a CUDA stream is being captured",
-        )
-        for name in ("_accelerator_graph_capture_health_check", "_cuda_graph_capture_health_check")
-        if hasattr(torch.optim.Optimizer, name)
-    ),
-)

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from ..._active import drawn_on_cpu
 from .._capture import forbid_seed, recording
-from ..cpu_random import drawn_on_cpu
 from ..generators import set_state
 from ._index import count, index_of
 from ._surface import Trace, mapped, target

@@ -23,6 +23,7 @@ import torch.utils.checkpoint
 from ..._active import current
 from ..._patches import Patch
 from ..._spec import parse
+from .._capture import recording
 from ..generators import set_state
 from . import _random
 from ._events import Event
@@ -127,6 +128,20 @@ def _get_device_module(original: Callable[..., Any]) -> Callable[..., Any]:
         return original(device)
 
     return get_device_module
+
+
+def _get_rng_state(original: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
+    """Where the target draws from the CPU's generator, its state is a part of the graph."""
+
+    @functools.wraps(original)
+    def get_rng_state() -> torch.Tensor:
+        state = original()
+        capture = recording()
+        if capture is not None and _random.generator() is torch.default_generator:
+            capture.recorder.read_state(torch.default_generator, state)
+        return state
+
+    return get_rng_state
 
 
 def _set_rng_state(original: Callable[[torch.Tensor], None]) -> Callable[[torch.Tensor], None]:
@@ -254,6 +269,8 @@ PATCHES: tuple[Patch, ...] = (
         lambda: torch, "Stream", lambda original: _TorchStream, "a C++ class that takes a device"
     ),
     Patch(lambda: torch, "Event", lambda original: _TorchEvent, "a C++ class that takes a device"),
+    Patch(lambda: torch, "get_rng_state", _get_rng_state, "a method of C++ that no mode sees"),
+    Patch(lambda: torch.random, "get_rng_state", _get_rng_state, "a method of C++ no mode sees"),
     Patch(lambda: torch, "get_device_module", _get_device_module, "gives the target's own module"),
     Patch(lambda: torch, "set_rng_state", _set_rng_state, "a method of C++ that no mode sees"),
     Patch(lambda: torch.random, "set_rng_state", _set_rng_state, "a method of C++ no mode sees"),

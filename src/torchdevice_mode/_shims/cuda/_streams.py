@@ -47,6 +47,13 @@ def current_stream_id() -> int:
     return DEFAULT_ID if _selected.stream is None else _selected.stream.stream_id
 
 
+@emulated(
+    "is_current_stream_capturing", "whether operators are being recorded", trace=Trace.CONSTANT
+)
+def is_current_stream_capturing() -> bool:
+    return capturing(current_stream_id()) is not None
+
+
 # Made here, because Dynamo cannot trace the C++ enumeration where a stream is made.
 _DEVICE_TYPES = {
     name.lower(): int(number.value)

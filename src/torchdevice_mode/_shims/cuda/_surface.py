@@ -34,7 +34,17 @@ _LATER = {
     "nccl": "_tools",
     "jiterator": "_tools",
     "gds": "_tools",
+    "sparse": "_tensor_types",
+    "graphs": "_graphs",
+    **dict.fromkeys(("CUDAGraph", "graph", "graph_pool_handle"), "_graphs"),
+    "make_graphed_callables": "_graphs",
 }
+
+_DTYPES = ("BFloat16", "Bool", "Byte", "Char", "Double", "Float", "Half", "Int", "Long", "Short")
+_TENSOR_TYPES = (
+    *(f"{name}Tensor" for name in _DTYPES),
+    *(f"{name}Storage" for name in (*_DTYPES, "ComplexDouble", "ComplexFloat")),
+)
 
 _ALLOCATOR = (
     "CUDAPluggableAllocator",
@@ -68,6 +78,7 @@ CUDA = Surface(
     later={
         **{path: f"{__package__}.{file}" for path, file in _LATER.items()},
         **dict.fromkeys(_ALLOCATOR, f"{__package__}._allocator"),
+        **dict.fromkeys(_TENSOR_TYPES, f"{__package__}._tensor_types"),
     },
 )
 

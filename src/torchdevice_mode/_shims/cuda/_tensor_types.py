@@ -13,10 +13,9 @@ from typing import Any
 import torch
 
 from ..._out_of_memory import reports_out_of_memory
-from ..._patches import Patch
 from ._surface import emulated, end_graph, plain, redirection, target
 
-__all__ = ["PATCHES"]
+__all__ = ["default_type_setter"]
 
 
 class _TensorType(type):
@@ -162,7 +161,7 @@ for _name, _dtype in _STORAGE_DTYPES.items():
     )
 
 
-def _default_type_setter(original: Callable[..., None]) -> Callable[..., None]:
+def default_type_setter(original: Callable[..., None]) -> Callable[..., None]:
     made_default: list[torch.device] = []
 
     def set_default_tensor_type(t: Any, /) -> None:
@@ -185,13 +184,3 @@ def _default_type_setter(original: Callable[..., None]) -> Callable[..., None]:
     set_default_tensor_type.__doc__ = original.__doc__
     set_default_tensor_type.__module__ = original.__module__
     return set_default_tensor_type
-
-
-PATCHES: tuple[Patch, ...] = (
-    Patch(
-        lambda: torch,
-        "set_default_tensor_type",
-        _default_type_setter,
-        "hands a CUDA tensor type to C++, which has none",
-    ),
-)

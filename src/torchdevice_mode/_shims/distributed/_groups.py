@@ -235,7 +235,8 @@ def _where_missing(module: Any, name: str) -> Any:
     return None if module is None or name in vars(module) else module
 
 
-_NO_FUNCTION = "takes the name of a backend or device, and no tensor that a mode could see"
+_NO_FUNCTION = "takes the name of a backend, and no tensor that a mode could see"
+_BY_NAME = "takes the name of a device, and no tensor that a mode could see"
 _BY_MODULE = "asks a device's module for streams, which only torch.cuda has"
 _NO_NCCL = "torch has it in builds for CUDA only"
 
@@ -273,9 +274,9 @@ PATCHES: tuple[Patch | Hook, ...] = (
         lambda original: _TIMEOUT,
         _NO_NCCL,
     ),
-    Patch(lambda: device_mesh.DeviceMesh, "__init__", _of_target, _NO_FUNCTION),
-    Patch(lambda: device_mesh, "init_device_mesh", _of_target, _NO_FUNCTION),
-    Patch(lambda: dist, "init_device_mesh", _of_target, _NO_FUNCTION),
+    Patch(lambda: device_mesh.DeviceMesh, "__init__", _of_target, _BY_NAME),
+    Patch(lambda: device_mesh, "init_device_mesh", _of_target, _BY_NAME),
+    Patch(lambda: dist, "init_device_mesh", _of_target, _BY_NAME),
     Hook(where_held(device_mesh.__name__, "_get_device_handle", _as_cuda), _BY_MODULE),
     Hook(_serve_again, "groups live on when a redirection ends, and may meet another"),
 )
