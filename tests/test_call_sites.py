@@ -273,7 +273,7 @@ CASES = {
         torch.load(file, map_location="cuda")  # here
     """,
     "torch.cuda": """
-        torch.cuda.manual_seed(0)
+        torch.cuda.manual_seed(0)  # here
         with torch.device("cuda"):  # here
             pass
     """,

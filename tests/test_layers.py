@@ -25,7 +25,7 @@ LAYERS = [
     ["_context", "_dtypes", "_patches", "_probe", "_tracing"],
     ["_registry", "_active", "_origins"],
     ["_downcast"],
-    ["_cpu_operator", "_out_of_memory", "_strays", "_verify"],
+    ["_cpu_operator", "_out_of_memory", "_profile", "_strays", "_verify"],
     ["_on_cpu"],
     ["_dispatch_mode", "_fallback"],
     ["_rules"],

@@ -61,6 +61,7 @@ allow-untested = true
 simulate = "mps"
 log-level = "info"
 silence = ["fallback-operator", "rng-state"]
+profile = true
 report = ["/report.html"]
 quiet = true
 substitutes = ["flash_attn"]
@@ -86,13 +87,14 @@ def test_every_setting_can_be_a_key(folder):
         "simulate": "mps",
         "log_level": "INFO",
         "silence": ("fallback-operator", "rng-state"),
+        "profile": True,
         "report": ("/report.html",),
         "quiet": True,
         "substitutes": ("flash_attn",),
     }
     assert set(chosen) == {row.name for row in SETTINGS}
     assert chosen["target"][1] == "pyproject.toml:5"
-    assert chosen["quiet"][1] == "pyproject.toml:18"
+    assert chosen["quiet"][1] == "pyproject.toml:19"
 
 
 def test_options_win_over_variables_and_those_over_the_file(folder, monkeypatch):

@@ -216,6 +216,7 @@ def redirect(
     verify: float | str | None = None,
     verify_raise: bool | None = None,
     rng: str | None = None,
+    profile: bool | None = None,
     substitutes: Sequence[str] | None = None,
     allow_untested: bool | None = None,
 ) -> Any:
@@ -237,6 +238,8 @@ def redirect(
         verify_raise: Raise `VerificationError` instead of warning.
         rng: Where random numbers are drawn: `"target"` (default), or `"cpu"`, which gives those
             of a run on the CPU.
+        profile: Time every operator, for `report()`; slow, since the target is waited for after
+            each.
         substitutes: Packages that need CUDA, such as `"flash_attn"`, for which substitutes built
             on torch's operators stand in.
         allow_untested: Redirect on platforms and torch versions never tested with.
@@ -263,6 +266,7 @@ def redirect(
             verify=verify,
             verify_raise=verify_raise,
             rng=rng,
+            profile=profile,
             substitutes=substitutes,
             allow_untested=allow_untested,
         )

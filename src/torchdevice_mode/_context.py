@@ -7,8 +7,11 @@ cached by request, since a program names few devices and names them often.
 from __future__ import annotations
 
 import logging
+import threading
 import types
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, NoReturn
 
 import torch
@@ -50,6 +53,20 @@ class Resolution(NamedTuple):
     event: Event
 
 
+class _Profiled(threading.local):
+    """What the profile must know of the thread that it times.
+
+    Attributes:
+        latest: The operator that fell back last.
+        seconds: What all of them took.
+        paused: How many blocks have begun whose operators belong to a fallback.
+    """
+
+    latest = ""
+    seconds = 0.0
+    paused = 0
+
+
 class Context:
     """One redirection's facts and caches. Shared by threads; immutable but for the caches.
 
@@ -77,6 +94,7 @@ class Context:
         self.variables_for_children: Any = None
         self.tell_parent: Any = None
         self.alive = 0
+        self.profiled = _Profiled()
         # Where the program calls `backward`, and the target is known to refuse nothing of it.
         self.backward_lines: set[tuple[types.CodeType, int] | None] = set()
         # Where stray operands were adopted, and by which functions.
@@ -172,7 +190,30 @@ class Context:
         frame: types.FrameType | None,
     ) -> None:
         """Count an event at the user's line, and log it there the first time."""
-        self._count(event(kind, asked, str(given), reason), frame)
+        self.record_event(event(kind, asked, str(given), reason), frame)
+
+    def record_event(self, what: Event, frame: types.FrameType | None) -> None:
+        """Count an event at the user's line, and log it there the first time."""
+        self._count(what, frame)
+
+    def add_cost(
+        self, request: Any, frame: types.FrameType | None, *, moved: int, seconds: float
+    ) -> None:
+        """Say what a redirection cost that was counted just now.
+
+        Args:
+            request: The request as the program gave it.
+            frame: The frame that asked; None while compiling.
+            moved: Bytes that were copied for it.
+            seconds: Time that it took.
+        """
+        found = self._caches[_override.active()].get((request.__class__, request))
+        if found is None or not found.redirected or frame is None:
+            return
+        # Torch's own request was not counted.
+        with suppress(KeyError, AttributeError):
+            user = user_frame(frame)
+            self.ledger.add_cost(user, found.event, moved=moved, seconds=seconds)
 
     def record_cost(
         self,
@@ -199,10 +240,22 @@ class Context:
         Returns:
             How often this happened there before, in this thread, and now.
         """
+        if kind == "fallback":
+            self.profiled.latest = asked
+            self.profiled.seconds += seconds
         what = event(kind, asked, str(given), reason)
         times = self.ledger.count_cost(frame, what, moved=moved, seconds=seconds)
         self._log_first(times == 1, frame, what)
         return times
+
+    @contextmanager
+    def unprofiled(self) -> Iterator[None]:
+        """A block whose operators are part of a fallback, which is timed as a whole."""
+        self.profiled.paused += 1
+        try:
+            yield
+        finally:
+            self.profiled.paused -= 1
 
     def _count(self, what: Event, frame: types.FrameType | None) -> None:
         user = user_frame(frame)

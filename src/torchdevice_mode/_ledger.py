@@ -24,7 +24,7 @@ class Site(NamedTuple):
         file: File name as the code object has it.
         line: Line number.
         function: Qualified name of the function around the call.
-        kind: `redirection`, `adoption`, `downcast`, `fallback` or `stub`.
+        kind: Such as `redirection`; `_kinds` has them all.
         asked: What the program asked for, as text.
         given: What it got, as text.
         reason: Why.
@@ -59,7 +59,7 @@ class Event:
     """What happened, without the place. Made by `event`, so that identity is equality.
 
     Args:
-        kind: `redirection`, `adoption`, `downcast`, `fallback` or `stub`.
+        kind: Such as `redirection`; `_kinds` has them all.
         asked: What the program asked for, as text.
         given: What it got, as text.
         reason: Why.
@@ -203,6 +203,25 @@ class Ledger:
         tally.count += 1
         return False
 
+    def count_again(self, frame: types.FrameType, what: Event) -> bool:
+        """Count one event where it was counted before, and else nothing.
+
+        Args:
+            frame: The frame at the place.
+            what: What happened.
+
+        Returns:
+            Whether this thread has counted it at this place before.
+        """
+        try:
+            tally = self._local.counts.places.get((id(frame.f_code), frame.f_lasti, what))
+        except AttributeError:
+            return False
+        if tally is None:
+            return False
+        tally.count += 1
+        return True
+
     def count_cost(
         self, frame: types.FrameType | Place | None, what: Event, *, moved: int, seconds: float
     ) -> int:
@@ -218,11 +237,29 @@ class Ledger:
             How often this thread has passed the site.
         """
         self.count(frame, what)
-        key = (None, 0, what) if frame is None else (frame.f_code, frame.f_lineno, what)
-        tally = self._local.counts.sites[key]
+        self.add_cost(frame, what, moved=moved, seconds=seconds)
+        return self._tally(frame, what).count
+
+    def add_cost(
+        self, frame: types.FrameType | Place | None, what: Event, *, moved: int, seconds: float
+    ) -> None:
+        """Add to the cost of an event that this thread has just counted at the place.
+
+        Args:
+            frame: As for `count`.
+            what: What happened.
+            moved: Bytes copied between devices.
+            seconds: Time that it took.
+        """
+        tally = self._tally(frame, what)
         tally.moved += moved
         tally.seconds += seconds
-        return tally.count
+
+    def _tally(self, frame: types.FrameType | Place | None, what: Event) -> _Tally:
+        counts = self._local.counts
+        if frame is None:
+            return counts.sites[None, 0, what]
+        return counts.places[id(frame.f_code), frame.f_lasti, what]
 
     def _register(self) -> _Counts:
         counts = _Counts()

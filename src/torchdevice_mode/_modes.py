@@ -120,6 +120,10 @@ def dispatch_modes(context: Context) -> ExitStack:
             from ._dispatch_mode import RedirectDispatchMode
 
             modes.enter_context(RedirectDispatchMode(context))
+        if context.settings.profile:
+            from ._profile import ProfileMode
+
+            modes.enter_context(ProfileMode(context))
         if context.settings.verify is not None:
             from ._verify import VerifyMode
 

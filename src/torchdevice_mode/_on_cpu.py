@@ -110,7 +110,8 @@ def compute_on_cpu(
         return leaf
 
     began = time.perf_counter()
-    new_args, new_kwargs = pytree.tree_map(to_cpu, (args, kwargs))
+    with context.unprofiled():
+        new_args, new_kwargs = pytree.tree_map(to_cpu, (args, kwargs))
     if not copies and not (asked and also_makes):
         return None
     name = name_of(func)
@@ -129,7 +130,8 @@ def compute_on_cpu(
 
     @functools.wraps(func)
     def and_back(*args: Any, **kwargs: Any) -> Any:
-        result = pytree.tree_map(back, copied_back(*args, **kwargs))
+        with context.unprofiled():
+            result = pytree.tree_map(back, copied_back(*args, **kwargs))
         seconds = time.perf_counter() - began
         user = origin(frame)
         context.record_cost("fallback", name, "cpu", reason, user, moved=moved, seconds=seconds)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ._machine import Machine
     from ._report import Report
 
-__all__ = ["make", "write_all"]
+__all__ = ["make", "profile_of", "write_all"]
 
 
 def make(
@@ -85,6 +85,14 @@ def write_all(report: Report, paths: Iterable[str]) -> list[str]:
         else:
             written.append(path)
     return written
+
+
+def profile_of(report: Report) -> str:
+    """The times of the operators, as lines to print below the summary; empty without any."""
+    from ._report import operators_as_text
+
+    told = operators_as_text(report)
+    return f"\ntorchdevice: {told}" if told else ""
 
 
 def _say(text: str) -> None:

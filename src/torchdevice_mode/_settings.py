@@ -69,6 +69,7 @@ class Settings(NamedTuple):
         verify_raise: Raise `VerificationError` where they differ, instead of a warning.
         rng: Where random numbers are drawn: on the `"target"`, or on the `"cpu"` and moved, so
             that they are those of a run on the CPU.
+        profile: Time every operator, and wait for the target after each.
         substitutes: Packages for which substitutes built on torch's operators stand in.
         allow_untested: Redirect on platforms and torch versions never tested with.
     """
@@ -81,6 +82,7 @@ class Settings(NamedTuple):
     verify: str | None = None
     verify_raise: bool = False
     rng: str = "target"
+    profile: bool = False
     substitutes: tuple[str, ...] = ()
     allow_untested: bool = False
 
@@ -233,6 +235,13 @@ OF_REDIRECTION: tuple[Setting, ...] = (
         'where random numbers are drawn: "target" (default), or "cpu" for those of a run on the '
         "CPU",
         "WHERE",
+    ),
+    Setting(
+        "profile",
+        "TORCHDEVICE_PROFILE",
+        boolean,
+        "true, false",
+        "time every operator, fallbacks and copies apart, and print a table at the end; slow",
     ),
     Setting(
         "substitutes",

@@ -7,19 +7,11 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from ._kinds import KINDS, PROFILED, kind_of
 from ._ledger import Entry, Site
 
 __all__ = ["render"]
 
-# Kind of event: its name for one and for several.
-_NAMES: dict[str, tuple[str, str]] = {
-    "redirection": ("redirection", "redirections"),
-    "adoption": ("adoption", "adoptions"),
-    "fallback": ("fallback", "fallbacks"),
-    "downcast": ("downcast", "downcasts"),
-    "difference": ("difference from the CPU", "differences from the CPU"),
-    "stub": ("stubbed call", "stubbed calls"),
-}
 _LONGEST_SOURCE = 60
 
 
@@ -46,6 +38,7 @@ def render(
         Lines, each begun with "torchdevice: " or indented below one; ends without a newline.
     """
     missing = _missing(unreported)
+    entries = [entry for entry in entries if entry.site.kind not in PROFILED]
     if not entries:
         return "\n".join([f"torchdevice: nothing was redirected (target {target})", *missing])
     ordered = sorted(entries, key=lambda entry: -entry.count)
@@ -91,12 +84,12 @@ def _totals(entries: Sequence[Entry]) -> str:
     for entry in entries:
         totals[entry.site.kind] += entry.count
     # In the order of the table, which tells the most expected first; unknown kinds at the end.
-    kinds = [*(kind for kind in _NAMES if kind in totals), *sorted(set(totals) - set(_NAMES))]
+    kinds = [*(kind for kind in KINDS if kind in totals), *sorted(set(totals) - set(KINDS))]
     return ", ".join(_counted(kind, totals[kind]) for kind in kinds)
 
 
 def _counted(kind: str, count: int) -> str:
-    one, several = _NAMES.get(kind, (kind, f"{kind}s"))
+    one, several, _ = kind_of(kind)
     return f"{count:,} {one if count == 1 else several}"
 
 

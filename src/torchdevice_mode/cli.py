@@ -371,10 +371,13 @@ def _finish(
     context = contexts[0] if contexts else None
     ledger = context.ledger if context is not None else Ledger()
     Family(ledger, os.environ).finish()
-    if reports:
-        from ._reporting import make, write_all
+    profile = ""
+    if reports or settings.profile:
+        from ._reporting import make, profile_of, write_all
 
-        reports = write_all(make(ledger, context, settings, folder=folder), reports)
+        report = make(ledger, context, settings, folder=folder)
+        reports = write_all(report, reports)
+        profile = profile_of(report)
     entries = ledger.entries()
     if stream is None or (contexts and context is None):
         return  # refused on this platform, and a warning said so
@@ -384,6 +387,7 @@ def _finish(
         # A program that only starts others has no target itself.
         target = context.target if context is not None else entries[0].site.given
         text = render(entries, target=str(target), folder=folder, unreported=ledger.unreported)
+    text += profile
     for path in reports:
         shown = os.path.relpath(path, folder) if Path(path).is_relative_to(folder) else path
         text += f"\ntorchdevice: report written to {shown}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ._model import Host, OperatorTime, Report, ReportEntry, Total, collect
+from ._text import operators_as_text
 
 __all__ = [
     "Host",
@@ -11,4 +12,5 @@ __all__ = [
     "ReportEntry",
     "Total",
     "collect",
+    "operators_as_text",
 ]

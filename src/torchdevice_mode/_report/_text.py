@@ -15,7 +15,7 @@ from ._words import change, cost, place_of, printable, size, time
 if TYPE_CHECKING:
     from ._model import Report, ReportEntry
 
-__all__ = ["render", "show"]
+__all__ = ["operators_as_text", "render", "show"]
 
 _MOST_COSTS = 20
 _MOST_OPERATORS = 25
@@ -48,6 +48,11 @@ def show(report: Report) -> None:
         print(_plain(report), end="")
         return
     _draw(report, _rich_console()(file=sys.stdout))
+
+
+def operators_as_text(report: Report) -> str:
+    """The table of operators in plain columns; empty where none were timed."""
+    return _plain_table(_operators(report)) if report.operators else ""
 
 
 def _rich_console() -> Any:
@@ -119,8 +124,8 @@ def _costs(report: Report) -> _Table:
         )
         for entry in report.costs[:_MOST_COSTS]
     ]
-    left = len(report.costs) - len(rows)
-    title = "What it cost" + (f" (and {left:,} more)" if left else "")
+    all_of_them = len(rows) == len(report.costs)
+    title = "What it cost" + ("" if all_of_them else f" (the most of {len(report.costs):,})")
     head = ("time", "copied", "times", "what", "where", "asked")
     return _Table(title, head, frozenset({0, 1, 2}), rows)
 
@@ -140,8 +145,8 @@ def _operators(report: Report) -> _Table:
         )
         for operator in operators[:_MOST_OPERATORS]
     ]
-    left = len(operators) - len(rows)
-    title = "Time by operator" + (f" (and {left:,} more)" if left else "")
+    all_of_them = len(rows) == len(operators)
+    title = "Time by operator" + ("" if all_of_them else f" (the slowest of {len(operators):,})")
     head = ("time", "share", "calls", "each", "kind", "operator", "on")
     return _Table(title, head, frozenset({0, 1, 2, 3}), rows)
 

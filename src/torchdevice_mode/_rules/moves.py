@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.compiler import is_compiling
 
 from .._caller import asked_by_torch
 from .._context import Context
@@ -28,15 +30,34 @@ def move_to(
     if request is None or isinstance(request, (torch.dtype, torch.Tensor)):
         return func(*args, **kwargs)
     device = replacement(context, request)
+    began = 0.0
     if device is None:
         moved = func(*args, **kwargs)
-    elif by_keyword:
-        moved = func(*args, **{**kwargs, "device": device})
     else:
-        moved = func(args[0], device, *args[2:], **kwargs)
+        if args[0].device != device and not is_compiling():
+            began = time.perf_counter()
+        if by_keyword:
+            moved = func(*args, **{**kwargs, "device": device})
+        else:
+            moved = func(args[0], device, *args[2:], **kwargs)
+    if began:
+        _note_copy(context, request, args[0], moved, time.perf_counter() - began)
     if moved.dtype is HELD_ONLY:
         refuse_held(moved, context.lacks_float64)
     return moved
+
+
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+
+def _note_copy(
+    context: Context, request: Any, tensor: torch.Tensor, moved: torch.Tensor, seconds: float
+) -> None:
+    """Say what a redirected move cost, where it went from one device to another."""
+    if type(tensor) not in _PLAIN or tensor.device.type == moved.device.type:
+        return
+    size = moved.numel() * moved.element_size() if moved.layout is torch.strided else 0
+    context.add_cost(request, caller(1), moved=size, seconds=seconds)
 
 
 def _blocking(
@@ -79,9 +100,14 @@ def move_to_named(device_type: str) -> Callable[..., Any]:
             return func(*args, **kwargs)
         memory_format = kwargs.get("memory_format", torch.preserve_format)
         blocking = device.type == "mps" or not _non_blocking(args, kwargs)
+        began = 0.0
+        if args[0].device != device and not is_compiling():
+            began = time.perf_counter()
         moved = torch.Tensor.to(
             args[0], device, non_blocking=not blocking, memory_format=memory_format
         )
+        if began:
+            _note_copy(context, request, args[0], moved, time.perf_counter() - began)
         if moved.dtype is HELD_ONLY:
             refuse_held(moved, context.lacks_float64)
         return moved

@@ -51,9 +51,13 @@ class _Answer:
             return self
         found = held_by(module).get(self.name, _ABSENT)
         # A test or a library may have put something of its own there: that is what it wants.
-        if found is self.original and self.surface.redirection() is not None:
+        holding = self.surface.redirection() if found is self.original else None
+        if holding is not None:
             row = self.row
             if row is not None and row.answer is not None:
+                # A function is counted where it is called.
+                if isinstance(row.answer, type) and self.surface.is_counted(row.state, self.path):
+                    self.surface.note_call(holding, self.path, row.reason, sys._getframe(1))
                 return row.answer() if row.computed else row.answer
         if found is _ABSENT:
             raise AttributeError(f"module {module.__name__!r} has no attribute {self.name!r}")

@@ -25,9 +25,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import torch
+from torch.compiler import is_compiling
 
 from .._active import current
 from .._context import Context
+from .._ledger import Event, event
+from .._log import is_program_frame
 from ..errors import UnsupportedByTargetError
 
 __all__ = ["Row", "StandIn", "State", "Surface", "Trace", "end_graph"]
@@ -105,6 +108,7 @@ class Surface:
         self.added = added
         self.later = later or {}
         self.known: dict[str, Row] = {}
+        self._events: dict[tuple[str, int], Event] = {}
 
     @property
     def rows(self) -> dict[str, Row]:
@@ -148,6 +152,31 @@ class Surface:
         path, _, attribute = name.rpartition(".")
         module = sys.modules.get(f"{self.root}.{path}" if path else self.root)
         return None if module is None else held_by(module).get(attribute)
+
+    # --- what is counted ------------------------------------------------------------------------
+
+    def is_counted(self, state: State, name: str) -> bool:
+        """Whether it is counted that a program uses a name of one device.
+
+        `torch.accelerator` is for any; what waits is counted where it waits, with its time; what is
+        stubbed has a count of its own.
+        """
+        return (
+            self.device_type in ("cuda", "mps")
+            and state in (State.EMULATED, State.MAPPED)
+            and not name.rpartition(".")[2].startswith("_")
+            and name != "synchronize"
+        )
+
+    def note_call(self, holding: Context, name: str, reason: str, frame: types.FrameType) -> None:
+        """Count that the program itself, and not torch or a package, uses a name."""
+        what = self._events.get((name, holding.number))
+        if what is None:
+            given = str(holding.stands_for[self.device_type])
+            what = event("answer", f"{self.root}.{name}", given, reason)
+            self._events[name, holding.number] = what
+        if not holding.ledger.count_again(frame, what) and is_program_frame(frame):
+            holding.record_event(what, frame)
 
     # --- rows -----------------------------------------------------------------------------------
 
@@ -236,23 +265,34 @@ class Surface:
         def decorate(answer: _F) -> _F:
             value: Any = answer
             if isinstance(answer, types.FunctionType) and not computed:
-                value = self._falling_back(name, answer, trace)
+                is_counted = self.is_counted(state, name)
+                value = self._falling_back(name, answer, reason, trace, is_counted=is_counted)
             self._add(Row(name, state, reason, value, computed))
             return answer
 
         return decorate
 
     def _falling_back(
-        self, name: str, answer: Callable[..., Any], trace: Trace
+        self,
+        name: str,
+        answer: Callable[..., Any],
+        reason: str,
+        trace: Trace,
+        *,
+        is_counted: bool,
     ) -> Callable[..., Any]:
         """The answer under redirection, else plain torch's: some keep what they imported."""
         original = self.plain(name)
         redirection = self.redirection
+        note = self.note_call if is_counted else None
 
         @functools.wraps(answer if original is None else original)
         def call(*args: Any, **kwargs: Any) -> Any:
-            if redirection() is None and original is not None:
+            holding = redirection()
+            if holding is None and original is not None:
                 return original(*args, **kwargs)
+            if note is not None and holding is not None and not is_compiling():
+                note(holding, name, reason, sys._getframe(1))
             return answer(*args, **kwargs)
 
         if not isinstance(original, types.FunctionType):

@@ -229,7 +229,7 @@ def set_stream(stream: torch.Stream) -> None:
 def synchronize(device: Any = None, /) -> None:
     _select(device)
     forbid("torch.accelerator.synchronize")
-    synchronize_target(ACCELERATOR.target())
+    synchronize_target(ACCELERATOR.target(), "torch.accelerator.synchronize")
 
 
 # --- memory -------------------------------------------------------------------------------------

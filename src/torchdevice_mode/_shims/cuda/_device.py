@@ -264,14 +264,28 @@ def default_generators() -> tuple[torch.Generator, ...]:
 # --- waiting ------------------------------------------------------------------------------------
 
 
-def synchronize_target(device: torch.device) -> None:
-    """Wait until the device has done all its work; the CPU always has."""
-    if device.type == "cpu":
+def synchronize_target(device: torch.device, asked: str = "", *, always: bool = False) -> None:
+    """Wait until the device has done all its work; the CPU always has.
+
+    Args:
+        device: The device.
+        asked: What the program called; empty for what is not counted.
+        always: Whether it is counted on the CPU as well, where it takes no time.
+    """
+    began = time.perf_counter()
+    if device.type != "cpu":
+        module = getattr(torch, device.type, None)
+        wait = getattr(module, "synchronize", None)
+        if wait is not None:
+            wait()
+    elif not always:
         return
-    module = getattr(torch, device.type, None)
-    wait = getattr(module, "synchronize", None)
-    if wait is not None:
-        wait()
+    holding = _active.current() if asked else None
+    if holding is not None:
+        frame = user_frame(sys._getframe(1))
+        seconds = 0.0 if device.type == "cpu" else time.perf_counter() - began
+        why = "it waits until the device has done its work"
+        holding.record_cost("synchronisation", asked, device, why, frame, seconds=seconds)
 
 
 @mapped("synchronize", "waits for the target", trace=_CONSTANT)
@@ -279,7 +293,7 @@ def synchronize(device: Any = None) -> None:
     exchange(index_of(device))
     forbid("torch.cuda.synchronize")
     figures(target().type).sample()
-    synchronize_target(target())
+    synchronize_target(target(), "torch.cuda.synchronize", always=True)
 
 
 @emulated("ipc_collect", "there is no CUDA memory that other processes hold", trace=_CONSTANT)

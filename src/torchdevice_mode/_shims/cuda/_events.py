@@ -21,6 +21,7 @@ from ._surface import StandIn, emulated, end_graph, plain, redirection, refusal,
 __all__ = ["Event"]
 
 _PlainEvent = plain("Event")
+_new_event = torch.Event.__new__
 _event_ids = itertools.count(1)
 
 
@@ -50,7 +51,8 @@ class Event(torch.Event, metaclass=StandIn):
             return _PlainEvent(enable_timing, blocking, interprocess, external)
         end_graph("torch.cuda.Event")
         # torch's part of the object does nothing; the CPU is a device that every torch has.
-        self = torch.Event.__new__(cls, "cpu")
+        # Past the seam: to the program, that would be a request of its own.
+        self = _new_event(cls, "cpu")
         self._timing = bool(enable_timing)
         self._interprocess = bool(interprocess)
         self._external = bool(external)
@@ -91,7 +93,7 @@ class Event(torch.Event, metaclass=StandIn):
 
     def _read_clock(self) -> None:
         if self._timing:
-            synchronize_target(self._device)
+            synchronize_target(self._device, "torch.cuda.Event.record")
             self._time_ns = time.perf_counter_ns()
 
     def wait(self, stream: Any = None) -> None:
@@ -105,17 +107,17 @@ class Event(torch.Event, metaclass=StandIn):
     def query(self) -> bool:
         """Whether the work before the event is done: it is, after waiting for it."""
         forbid_event("torch.cuda.Event.query", self._mark)
-        self._wait_for_it()
+        self._wait_for_it("torch.cuda.Event.query")
         return True
 
     def synchronize(self) -> None:
         """Wait for the work before the event."""
         forbid_event("torch.cuda.Event.synchronize", self._mark)
-        self._wait_for_it()
+        self._wait_for_it("torch.cuda.Event.synchronize")
 
-    def _wait_for_it(self) -> None:
+    def _wait_for_it(self, asked: str) -> None:
         if self._id and not self._timing:
-            synchronize_target(self._device)
+            synchronize_target(self._device, asked)
 
     def elapsed_time(self, end_event: Event) -> float:  # type: ignore[override]
         """Milliseconds from this event to another.

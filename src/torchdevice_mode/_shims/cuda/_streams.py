@@ -131,13 +131,13 @@ class Stream(torch.Stream, metaclass=StandIn):
     def query(self) -> bool:
         """Whether the work is done: it is, after waiting for it."""
         forbid("torch.cuda.Stream.query", self.stream_id)
-        synchronize_target(self.device)
+        synchronize_target(self.device, "torch.cuda.Stream.query")
         return True
 
     def synchronize(self) -> None:
         """Wait until the work is done."""
         forbid("torch.cuda.Stream.synchronize", self.stream_id)
-        synchronize_target(self.device)
+        synchronize_target(self.device, "torch.cuda.Stream.synchronize")
 
     def wait_event(self, event: Any) -> None:
         """Later work comes after the event's, as all work here does."""

@@ -71,4 +71,4 @@ def _properties() -> Any:
 
 @mapped("synchronize", "waits for the target", trace=_CONSTANT)
 def synchronize() -> None:
-    synchronize_target(target())
+    synchronize_target(target(), "torch.mps.synchronize", always=True)

@@ -46,7 +46,7 @@ class Event(metaclass=StandIn):
         if self._event is not None:
             self._event.record()
         elif self._timing:
-            synchronize_target(self._device)
+            synchronize_target(self._device, "torch.mps.Event.record")
             self._time_ns = time.perf_counter_ns()
 
     def wait(self) -> None:
@@ -66,7 +66,7 @@ class Event(metaclass=StandIn):
         if self._event is not None:
             self._event.synchronize()
         elif self._recorded and not self._timing:
-            synchronize_target(self._device)
+            synchronize_target(self._device, "torch.mps.Event.synchronize")
 
     def elapsed_time(self, end_event: Event) -> float:
         """Milliseconds from this event to another.
