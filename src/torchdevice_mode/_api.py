@@ -55,6 +55,7 @@ class RedirectSettings(TypedDict, total=False):
     verify: float | str | None
     verify_raise: bool | None
     rng: str | None
+    profile: bool | None
     substitutes: Sequence[str] | None
     allow_untested: bool | None
 
