@@ -34,6 +34,7 @@ LAYERS = [
     ["_recovery"],
     ["_function_mode"],
     ["_modes"],
+    ["_cuda_source"],
     ["_shims"],
     ["_substitutes"],
     ["_session"],

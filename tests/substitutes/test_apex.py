@@ -32,14 +32,14 @@ def run(make, dtype=torch.float32):
     params = [torch.randn(3, 4, device="cuda").to(dtype), torch.randn(5, device="cuda").to(dtype)]
     params = [p.requires_grad_() for p in params]
     grads = [[torch.randn_like(p) for p in params] for _ in range(STEPS)]
-    start = [p.detach().cpu().double() for p in params]
+    start = [p.detach().cpu().double().clone() for p in params]
     optimizer = make(params)
     for step in grads:
         optimizer.zero_grad()
         for p, g in zip(params, step, strict=True):
             p.grad = g.clone()
         optimizer.step()
-    return params, start, [[g.cpu().double() for g in step] for step in grads], optimizer
+    return params, start, [[g.cpu().double().clone() for g in step] for step in grads], optimizer
 
 
 def adam(start, grads, *, lr, betas, eps, decay, decoupled, correct=True, average=True, lamb=None):

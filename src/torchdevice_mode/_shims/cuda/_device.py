@@ -424,11 +424,6 @@ def check_error(res: int) -> None:
 
 # --- kernels, and what torch writes in terms of other names -------------------------------------
 
-unsupported(
-    "_compile_kernel",
-    reason="CUDA source code cannot be compiled for it",
-    instead="write the function with torch operators",
-)
 native(
     "amp.autocast",
     "amp.GradScaler",

@@ -107,12 +107,6 @@ unsupported(
     instead="use torch.distributed with the gloo backend",
 )
 unsupported(
-    "jiterator._create_jit_fn",
-    "jiterator._create_multi_output_jit_fn",
-    reason="CUDA source code cannot be compiled for it",
-    instead="write the function with torch operators",
-)
-unsupported(
     "gds.GdsFile",
     "gds.gds_register_buffer",
     "gds.gds_deregister_buffer",
