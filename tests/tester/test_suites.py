@@ -353,11 +353,15 @@ def test_a_suite_of_unittest(project, words):
     assert found["test_ok"] == found["test_expected"] == "passing alike"
 
 
-def test_a_unittest_that_cannot_be_imported(project):
+@pytest.mark.parametrize("runner", ["unittest", "pytest"])
+def test_tests_none_of_which_can_be_imported(project, runner, capsys):
     write(project, {"test_u.py": "import no_such_module", "test_v.py": "import unittest"})
-    code, told = run("--", "unittest")
-    assert code == 0
-    assert categories(told) == {"test_u": "failing alike"}
+    code, told = run("--", runner)
+    assert code == 2
+    assert list(categories(told).values()) == ["failing alike"]
+    said = capsys.readouterr()
+    assert "test_u.py: tests did not run: ModuleNotFoundError: No module named " in said.out
+    assert f"error: no test could be run: {runner} collects none without an error." in said.err
 
 
 @pytest.mark.parametrize(

@@ -114,9 +114,12 @@ def test(options: Mapping[str, Any], program: Program | None) -> int:
     )
     told = document(session, version=__version__, exit_code=code)
     _write(told, store.folder, options["reports"] or (), strict=bool(options["strict"]))
-    if code == 2:
-        raise SuiteError(f"there are no tests: {' '.join(suite.shown)} collects none.")
+    shown = " ".join(suite.shown)
+    if code == 2 and not any(run["outcomes"] for run in told["runs"]):
+        raise SuiteError(f"there are no tests: {shown} collects none.")
     print(text(told))
+    if code == 2:
+        raise SuiteError(f"no test could be run: {shown} collects none without an error.")
     print(f"torchdevice: reports are in {store.folder} (report.html, .md, .json, .xml)")
     return code
 
@@ -254,7 +257,9 @@ _REPEATED = ("newly failing", "newly passing", "only redirected, failing")
 def _exit_code(state: _State, comparisons: Sequence[Comparison], *, strict: bool) -> int:
     if state.interrupted:
         return _INTERRUPTED
-    if not any(unit.results for units in state.results.values() for unit in units.values()):
+    units = [unit for units in state.results.values() for unit in units.values()]
+    # A file that cannot be collected has a result, and is no test.
+    if not any(one.target != "file" for unit in units for one in unit.results.values()):
         return 2
     counted = ("newly failing", "only redirected, failing") if strict else ("newly failing",)
     return int(any(one.count(category) for one in comparisons for category in counted))

@@ -16,6 +16,7 @@ from .compare import Change, Comparison
 from .results import UnitResult
 from .runner import Listed
 from .suite import Run, Suite
+from .text import one_line
 
 __all__ = ["FORMAT", "VERSION", "Session", "document", "shown_unit"]
 
@@ -106,11 +107,21 @@ def _run(session: Session, run: Run) -> dict[str, Any]:
         "outcomes": dict(sorted(outcomes.items())),
         "events": dict(sorted(events.items())),
         "problems": [
-            {"file": shown_unit(unit.unit), "problem": unit.problem, "log": unit.log}
+            {"file": shown_unit(unit.unit), "problem": problem, "log": unit.log}
             for unit in units.values()
-            if unit.problem
+            for problem in _problems(unit)
         ],
     }
+
+
+def _problems(unit: UnitResult) -> list[str]:
+    """What kept tests of a unit from running."""
+    problems = [unit.problem] if unit.problem else []
+    for result in unit.results.values():
+        if result.target == "file" and result.outcome == "error" and result.error is not None:
+            error = f"{result.error.type}: {one_line(result.error.message)}".strip(": ")
+            problems.append(f"tests did not run: {error}")
+    return problems
 
 
 def _comparison(session: Session, comparison: Comparison) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def _runs(document: dict[str, Any], results: str) -> Iterator[str]:
     yield "</tbody></table></div>"
     problems = [(run["run"], problem) for run in document["runs"] for problem in run["problems"]]
     if problems:
-        yield "<h3>Processes that did not come to their end</h3><ul>"
+        yield "<h3>Files whose tests did not all run</h3><ul>"
         for name, problem in problems[:_MOST_TESTS]:
             yield (
                 f"<li>{_text(name)}, {_code(problem['file'])}: {_text(problem['problem'])} "

@@ -102,6 +102,13 @@ class Recorded(unittest.TextTestResult):
             # With what the test printed, where unittest holds that back.
             own: Any = self
             fields["error"] = describe(err[1], text=own._exc_info_to_string(err, test))
+        if is_stand_in(test):
+            fields["target"] = "file"
+            if err is not None and isinstance(err[1], ImportError):
+                # Its message has the traceback of the import, whose last line is the error.
+                last = str(err[1]).strip().rpartition("\n")[2]
+                kind, _, message = last.partition(": ")
+                fields["error"] |= {"type": kind, "message": message} if message else {}
         _writer.put("result", test=name_of(test), outcome=outcome, **fields)
 
 
