@@ -109,6 +109,23 @@ def test_an_accelerator_that_is_there_beside_the_target_is_left_alone():
     assert given_device(decide("xpu", both, Settings(), False)) is None
 
 
+@pytest.mark.parametrize(
+    ("kind", "count", "request_", "expected"),
+    [
+        ("mps", 1, "mps:2", "mps:0"),
+        ("mps", 1, "mps:1", None),  # not this rank's
+        ("mps", 1, "mps", None),
+        ("xpu", 4, "xpu:2", None),
+        ("cuda", 1, "cuda:2", None),  # NCCL refuses to share
+    ],
+)
+def test_a_rank_that_asks_for_a_device_of_its_own_gets_the_one_of_all(
+    kind, count, request_, expected
+):
+    machine = Machine(accelerators=((kind, count),), local_rank=2)
+    assert given_device(decide(request_, machine, Settings(), False)) == expected
+
+
 def test_a_chosen_target_takes_requests_for_an_accelerator_that_is_there():
     settings = Settings(target="cpu")
     assert given_device(decide("cuda", MACHINES["cuda"], settings, False)) == "cpu"

@@ -19,6 +19,7 @@ class Machine(NamedTuple):
         simulated: Accelerator types that are simulated on the CPU.
         platform: `sys.platform`.
         torch_version: Version of the installed torch, such as `"2.13.0+cpu"`.
+        local_rank: Which of the processes that a launcher started on this machine this one is.
     """
 
     accelerators: tuple[tuple[str, int], ...] = ()
@@ -26,6 +27,7 @@ class Machine(NamedTuple):
     simulated: frozenset[str] = frozenset()
     platform: str = "linux"
     torch_version: str = ""
+    local_rank: int | None = None
 
     def count(self, device_type: str) -> int:
         """How many devices of this type there are; the CPU is one device."""

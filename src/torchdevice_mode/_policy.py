@@ -114,6 +114,8 @@ def _decide_accelerator(
     if override_active and settings.override == "everything":
         return Decision(DeviceSpec("cpu"), "the CPU override holds everything", redirected=True)
     if spec.type == target.type:
+        if _is_of_another_rank(spec, machine):
+            return Decision(target, "the ranks of a machine share its device", redirected=True)
         return Decision(None, f"{spec.type} is the target")
     if machine.count(spec.type) == 0:
         return Decision(target, f"the machine has no {spec.type}", redirected=True)
@@ -123,6 +125,19 @@ def _decide_accelerator(
     if settings.policy == "force" and spec.type in ("cuda", "mps"):
         return Decision(target, f"{target.type} is the machine's target", redirected=True)
     return Decision(None, f"the machine has {spec.type}")
+
+
+def _is_of_another_rank(spec: DeviceSpec, machine: Machine) -> bool:
+    """Whether a rank asks for a device of its own where there is one for all.
+
+    NCCL refuses ranks that share a GPU, so on CUDA torch's own error says more.
+    """
+    return (
+        spec.type != "cuda"
+        and spec.index == machine.local_rank
+        and machine.count(spec.type) == 1
+        and not machine.has(spec)
+    )
 
 
 def _decide_host(

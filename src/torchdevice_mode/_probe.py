@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import torch
@@ -34,6 +35,7 @@ def probe() -> Machine:
         simulated=_simulated(),
         platform=sys.platform,
         torch_version=str(torch.__version__),
+        local_rank=_local_rank(),
     )
 
 
@@ -42,3 +44,9 @@ def _simulated() -> frozenset[str]:
     simulate = sys.modules.get("torchdevice_mode.simulate")
     device = None if simulate is None else simulate.loaded_device()
     return frozenset() if device is None else frozenset({device})
+
+
+def _local_rank() -> int | None:
+    """As `torchrun` and other launchers tell it."""
+    text = os.environ.get("LOCAL_RANK", "")
+    return int(text) if text.isdecimal() else None

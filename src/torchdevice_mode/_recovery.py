@@ -26,6 +26,7 @@ from ._caller import calling_frame
 from ._compressed import is_about_compressed, keep_compressed
 from ._context import Context, is_accelerator_request
 from ._downcast import refused_dtype
+from ._dtensors import is_mixed, replicating
 from ._fallback import kernels
 from ._float64 import (
     cast_down,
@@ -117,6 +118,8 @@ def _way_out(context: Context, call: Call, error: Exception, frame: Any) -> Call
     if mixed is not None:
         way_out = adopt if mixed == "tensor" else cast_down
         return way_out(context, call, frame)
+    if is_mixed(text):
+        return replicating(call)
     if is_about_compressed(error):
         return keep_compressed(context, call, error, frame)
     if _NO_QUANTIZED in text and context.target.type == "mps":

@@ -28,9 +28,12 @@ OTHERS = {
     "distributed_tensor": ([[[0, 1]], [[2, 3], [6, 11]]], [[[2, 3]], [[2, 3], [6, 11]]]),
     "random_shards_differ": (True, True),
     "tensor_parallel": (True, True),
+    "sharded_attention": ([True] * 9,) * 2,
+    "sharded_inference": (True, True),
 }
 ERRORS = {
     "two_devices": ("ValueError", "device_ids can only be None or contain a single element."),
+    "a_mixture_of_the_programs_own": ("RuntimeError", "got mixed torch.Tensor and DTensor"),
 }
 ELSEWHERE = {"sync_batch_norm", "pipeline", "random_replicas_agree"}
 

@@ -35,6 +35,7 @@ FILES: dict[str, tuple[str, ...]] = {
         "torch.distributed.tensor._random",
         "torch.distributed.tensor._dispatch",
     ),
+    "distributed._sharding": ("torch.distributed.tensor",),
     "distributed._sharded": tuple(
         f"torch.distributed.fsdp.{name}"
         for name in ("_common_utils", "_init_utils", "fully_sharded_data_parallel", "_flat_param")

@@ -170,8 +170,64 @@ def tensor_parallel(here: Rank) -> bool:
     layers = model().cuda()
     inputs = next(batches())[0].cuda()
     expected = layers(inputs)
+    expected.square().sum().backward()
+    gradients = [parameter.grad for parameter in layers.parameters()]
+    layers.zero_grad()
     parallelize_module(layers, mesh, {"0": ColwiseParallel(), "2": RowwiseParallel()})
-    return torch.allclose(layers(inputs), expected, atol=1e-6)
+    outputs = layers(inputs)
+    outputs.square().sum().backward()
+    parallel = [*layers[0].parameters(), *layers[2].parameters()]
+    return torch.allclose(outputs, expected, atol=1e-6) and all(
+        torch.allclose(parameter.grad.full_tensor(), gradient, atol=1e-5)
+        for parameter, gradient in zip(parallel, gradients[:4], strict=True)
+    )
+
+
+def attention(mesh: Any, placement: Any, **options: Any) -> bool:
+    """Whether attention over DTensors gives what it gives over whole tensors, backward too."""
+    torch.manual_seed(5)
+    whole = [torch.randn(2, 4, 6, 8, device="cuda", requires_grad=True) for _ in range(3)]
+    expected = nn.functional.scaled_dot_product_attention(*whole, **options)
+    expected.square().sum().backward()
+    parts = [
+        dtensor.distribute_tensor(tensor.detach(), mesh, [placement]).requires_grad_()
+        for tensor in whole
+    ]
+    if "attn_mask" in options:
+        mask = dtensor.distribute_tensor(options["attn_mask"], mesh, [dtensor.Replicate()])
+        options = options | {"attn_mask": mask}
+    found = nn.functional.scaled_dot_product_attention(*parts, **options)
+    found.square().sum().backward()
+    return torch.allclose(found.full_tensor(), expected, atol=1e-5) and all(
+        torch.allclose(part.grad.full_tensor(), tensor.grad, atol=1e-5)
+        for part, tensor in zip(parts, whole, strict=True)
+    )
+
+
+@check
+def sharded_attention(here: Rank) -> list[bool]:
+    mesh = dist.init_device_mesh("cuda", (here.size,))
+    mask = torch.ones(6, 6, device="cuda").tril()
+    placements = [dtensor.Shard(0), dtensor.Shard(1), dtensor.Replicate()]
+    options: list[dict[str, Any]] = [{}, {"is_causal": True}, {"attn_mask": mask}]
+    return [attention(mesh, placement, **some) for placement in placements for some in options]
+
+
+@check
+def sharded_inference(here: Rank) -> bool:
+    mesh = dist.init_device_mesh("cuda", (here.size,))
+    with torch.no_grad():
+        whole = [torch.randn(2, 4, 6, 8, device="cuda") for _ in range(3)]
+        parts = [dtensor.distribute_tensor(tensor, mesh, [dtensor.Shard(1)]) for tensor in whole]
+        found = nn.functional.scaled_dot_product_attention(*parts)
+    return bool(found.placements == (dtensor.Shard(1),))
+
+
+@check
+def a_mixture_of_the_programs_own(here: Rank) -> Any:
+    mesh = dist.init_device_mesh("cuda", (here.size,))
+    part = dtensor.distribute_tensor(torch.ones(4, device="cuda"), mesh, [dtensor.Shard(0)])
+    return part + torch.ones(4, device="cuda")
 
 
 @check
