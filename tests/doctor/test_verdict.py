@@ -11,6 +11,7 @@ from ._reading import look_up
 BAD = "import flash_attn\n"
 GONE = "import torch\ndef f():\n  torch.cuda.gone"
 MAIN = "if __name__ == '__main__': pass"
+OTHER_CLASS = "from c import A\nclass B:\n  x = 1\n  def g(self): A()"
 IN_A_CLASS = "import torch\nclass A:\n  def f(self):\n    torch.cuda.gone"
 CAUGHT = "try:\n  import b\nexcept ImportError: pass"
 RUNS = "runs unmodified"
@@ -61,6 +62,19 @@ def project(tmp_path, monkeypatch):
             {"a.py": "from b import A\nA()", "b.py": IN_A_CLASS},
             {"a.py": "will fail"},
         ),
+        (
+            {
+                "a.py": "from b import B\nB()",
+                "b.py": "from c import A\nclass B:\n  x = 1\n  def g(self): A()",
+                "c.py": IN_A_CLASS,
+            },
+            {"a.py": "will fail"},
+        ),
+        ({"a.py": "import b", "b.py": f"{GONE}()\nf()"}, {"a.py": "will fail"}),
+        (
+            {"a.py": "import b", "b.py": f"{GONE}()\nTABLE = {{'f': f}}"},
+            {"a.py": "runs with notes"},
+        ),
         # programs are what is run
         (
             {"a.py": "import b", "b.py": MAIN},
@@ -80,6 +94,12 @@ def test_a_program_is_judged_with_what_it_imports(files, verdicts, project, tmp_
         assert set(judged.values()) == {"will fail"}
     else:
         assert judged == verdicts
+
+
+def test_the_first_failure_is_told_in_the_order_of_execution(project, tmp_path):
+    files = {"a.py": f"import z\nimport b\n{BAD}", "b.py": BAD, "z.py": f"import y\n{BAD}"}
+    (program,) = project({**files, "y.py": f"x = 1\n{BAD}"}).programs
+    assert program.finding.place == f"{tmp_path}/y.py:2"
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,9 @@ class Examined:
         extensions: Names of extensions that it builds from CUDA source.
         is_program: Whether it is made to be run.
         is_code: Whether it is Python, and not a list of requirements or the like.
-        mentions: Every name that it reads, those of attributes too.
+        mentions: The names that it reads, those of attributes too, by the function or class at the
+            level of the module that reads them; under "" those of the module itself.
+        called: The names that the module calls while it is imported.
     """
 
     path: str
@@ -59,7 +61,8 @@ class Examined:
     extensions: set[str] = field(default_factory=set)
     is_program: bool = False
     is_code: bool = True
-    mentions: set[str] = field(default_factory=set)
+    mentions: dict[str, set[str]] = field(default_factory=dict)
+    called: set[str] = field(default_factory=set)
 
 
 def examine(
@@ -102,6 +105,7 @@ def examine(
     result.extensions = checks.built
     result.is_program = reader.is_program
     result.mentions = checks.mentions
+    result.called = checks.called
     return result
 
 
@@ -141,7 +145,8 @@ class FileChecks(Checks):
         self.local = local
         self.extensions = extensions
         self.built: set[str] = set()
-        self.mentions: set[str] = set()
+        self.mentions: dict[str, set[str]] = {}
+        self.called: set[str] = set()
         self._roles: dict[int, str] = {}
 
     def expression(self, node: ast.expr, where: Where, reader: Reader) -> bool:
@@ -159,6 +164,8 @@ class FileChecks(Checks):
             _texts.joined(node, role, self.found, where)
         elif isinstance(node, ast.Call):
             _calls.call(node, self.found, where, self.built)
+            if not where.function:
+                self.called.add(str(getattr(node.func, "attr", getattr(node.func, "id", ""))))
             self._reads_version(node, where)
         elif isinstance(node, ast.Compare):
             self._compare(node, where)
@@ -177,7 +184,8 @@ class FileChecks(Checks):
     def _name(self, node: ast.Attribute | ast.Name, role: str, where: Where) -> bool:
         """Look at a name; True if it is dotted as a whole."""
         if isinstance(node.ctx, ast.Load):
-            self.mentions.add(node.attr if isinstance(node, ast.Attribute) else node.id)
+            name = node.attr if isinstance(node, ast.Attribute) else node.id
+            self.mentions.setdefault(where.function.partition(".")[0], set()).add(name)
         path = dotted(node, where.scope)
         if path is None:
             return False

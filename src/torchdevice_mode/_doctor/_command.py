@@ -29,7 +29,7 @@ def execute(options: argparse.Namespace) -> int:
         options: What argparse made of the command line.
 
     Returns:
-        0 if all would run, 1 if something needs work.
+        0 if all would run, 1 if something needs work, 130 if the user ended it.
 
     Raises:
         TorchDeviceError: If a path or the id of a rule does not exist.
@@ -40,14 +40,17 @@ def execute(options: argparse.Namespace) -> int:
             raise TorchDeviceError(f"there is no file or folder {str(path)!r}: give one to read.")
     selection = Selection(_rules(options.select), _rules(options.ignore))
     states = States(options.target)
-    diagnosis = diagnose(
-        paths,
-        states,
-        target=options.target,
-        exclude=options.exclude or (),
-        selection=selection,
-        progress=_progress,
-    )
+    try:
+        diagnosis = diagnose(
+            paths,
+            states,
+            target=options.target,
+            exclude=options.exclude or (),
+            selection=selection,
+            progress=_progress,
+        )
+    except KeyboardInterrupt:
+        return 130  # as shells say it
     if not diagnosis.examined:
         raise TorchDeviceError(
             f"there is no Python file in {', '.join(map(repr, options.paths))}: "

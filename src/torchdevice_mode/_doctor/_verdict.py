@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ._checks import Examined
 from ._findings import Finding, Severity
@@ -39,6 +40,14 @@ class Program:
     finding: Finding | None
 
 
+class Edge(NamedTuple):
+    """An import of a file by another: at which line, and whether it happens for certain."""
+
+    target: str
+    line: int
+    sure: bool
+
+
 def judge(examined: Sequence[Examined], roots: Iterable[Path] = ()) -> list[Program]:
     """Judge every program among files.
 
@@ -49,55 +58,112 @@ def judge(examined: Sequence[Examined], roots: Iterable[Path] = ()) -> list[Prog
     Returns:
         The programs, in the order of the files.
     """
-    files = {os.path.abspath(one.path): one for one in examined}  # noqa: PTH100 - keeps links
-    folders = [os.path.abspath(folder) for folder in roots]  # noqa: PTH100
-    graph = {path: list(_resolved(one, path, files, folders)) for path, one in files.items()}
-    imported = {target for path, edges in graph.items() for target, _ in edges if target != path}
-    programs = [
-        path
-        for path, one in files.items()
-        if one.is_program or (path not in imported and os.path.basename(path) not in _NO_PROGRAMS)  # noqa: PTH119
-    ]
-    return [_program(path, files, graph) for path in programs or files]
+    return _Judge(examined, roots).programs()
 
 
-def _program(
-    path: str, files: Mapping[str, Examined], graph: Mapping[str, list[tuple[str, bool]]]
-) -> Program:
-    """Judge one: what it imports for certain fails it, too."""
-    seen, waiting = {path}, [path]
-    while waiting:
-        for target, sure in graph[waiting.pop()]:
-            if sure and target not in seen:
-                seen.add(target)
-                waiting.append(target)
-    ordered = [path, *sorted(seen - {path})]
-    findings = [finding for file in ordered for finding in files[file].findings]
-    mentioned = {name for file in seen for name in files[file].mentions}
-    errors = [
-        finding
-        for finding in findings
-        if finding.severity is Severity.ERROR and _is_reached(finding, mentioned)
-    ]
-    # What is done while modules are imported comes before all calls.
-    errors.sort(key=lambda finding: bool(finding.function))
-    if errors:
-        return Program(files[path].path, Verdict.FAILS, errors[0])
-    others = [finding for finding in findings if finding.severity > Severity.NOTE]
-    verdict = Verdict.NOTES if others else Verdict.RUNS
-    return Program(files[path].path, verdict, others[0] if others else None)
+class _Judge:
+    """Follows what programs import and call, from file to file."""
+
+    def __init__(self, examined: Sequence[Examined], roots: Iterable[Path]) -> None:
+        self.files = {os.path.abspath(one.path): one for one in examined}  # noqa: PTH100 - links
+        folders = [os.path.abspath(folder) for folder in roots]  # noqa: PTH100
+        self.edges = {
+            path: list(_resolved(one, path, self.files, folders))
+            for path, one in self.files.items()
+        }
+        # Functions and classes by name, with what each mentions of the others.
+        names = {name for one in examined for name in one.mentions if name}
+        self.mentioned: dict[str, list[tuple[str, set[str]]]] = {}
+        for path, one in self.files.items():
+            for name, mentions in one.mentions.items():
+                self.mentioned.setdefault(name, []).append((path, mentions & names))
+        self._steps: dict[str, list[Finding | str]] = {}
+
+    def programs(self) -> list[Program]:
+        """The programs, judged."""
+        imported = {
+            edge.target
+            for path, edges in self.edges.items()
+            for edge in edges
+            if edge.target != path
+        }
+        found = [
+            path
+            for path, one in self.files.items()
+            if os.path.basename(path) not in _NO_PROGRAMS  # noqa: PTH119
+            and (one.is_program or path not in imported)
+        ]
+        return [self._program(path) for path in found or self.files]
+
+    def _program(self, path: str) -> Program:
+        """Judge one: what it imports for certain fails it, too."""
+        findings, seen = self._in_order(path)
+        errors = [finding for finding in findings if finding.severity is Severity.ERROR]
+        if any(finding.function for finding in errors):
+            used = self._used(path, seen)
+            errors = [one for one in errors if _owner(one) in used]
+        # What is done while modules are imported comes before all calls.
+        errors.sort(key=lambda finding: bool(finding.function))
+        own = self.files[path].path
+        if errors:
+            return Program(own, Verdict.FAILS, errors[0])
+        first = next((one for one in findings if one.severity > Severity.NOTE), None)
+        return Program(own, Verdict.RUNS if first is None else Verdict.NOTES, first)
+
+    def _in_order(self, path: str) -> tuple[list[Finding], set[str]]:
+        """The findings of a file and its imports in the order of execution, and these files."""
+        found: list[Finding] = []
+        seen = {path}
+        stack = [iter(self._happens(path))]
+        while stack:
+            step = next(stack[-1], None)
+            if step is None:
+                stack.pop()
+            elif isinstance(step, Finding):
+                found.append(step)
+            elif step not in seen:
+                seen.add(step)
+                stack.append(iter(self._happens(step)))
+        return found, seen
+
+    def _happens(self, path: str) -> list[Finding | str]:
+        """What happens in a file, line by line: a finding, or another file that is imported."""
+        if path not in self._steps:
+            steps: list[tuple[int, Finding | str]]
+            steps = [(edge.line, edge.target) for edge in self.edges[path] if edge.sure]
+            findings = self.files[path].findings
+            steps += [(one.line, one) for one in findings if one.severity > Severity.NOTE]
+            self._steps[path] = [step for _, step in sorted(steps, key=lambda row: row[0])]
+        return self._steps[path]
+
+    def _used(self, path: str, seen: set[str]) -> set[str]:
+        """Names that a program may call: those that it mentions, that these mention, and so on.
+
+        What a module only mentions while it is imported, in a table of classes say, it does not
+        use.
+        """
+        used = {"", *self.files[path].mentions.get("", ())}
+        for file in seen:
+            used |= self.files[file].called
+        waiting = [name for name in used if name]
+        while waiting:
+            for file, mentions in self.mentioned.get(waiting.pop(), ()):
+                if file in seen:
+                    new = mentions - used
+                    used |= new
+                    waiting += new
+        return used
 
 
-def _is_reached(finding: Finding, mentioned: set[str]) -> bool:
-    """Whether the function that it is in is mentioned at all; of a method, its class or itself."""
-    parts = finding.function.split(".")
-    return not finding.function or any(part in mentioned for part in parts)
+def _owner(finding: Finding) -> str:
+    """The function or class at the level of the module that a finding is in."""
+    return finding.function.partition(".")[0]
 
 
 def _resolved(
     one: Examined, path: str, files: Mapping[str, Examined], folders: Sequence[str]
-) -> Iterable[tuple[str, bool]]:
-    """The files among those read that a file imports, and whether it does so for certain."""
+) -> Iterator[Edge]:
+    """The files among those read that a file imports."""
     own = os.path.dirname(path)  # noqa: PTH120
     for imported in one.imported:
         if imported.level:
@@ -110,7 +176,7 @@ def _resolved(
         for base in bases:
             targets = list(_files_of(imported, base, files))
             if targets:
-                yield from ((target, imported.sure) for target in targets)
+                yield from (Edge(target, imported.line, imported.sure) for target in targets)
                 break
 
 
