@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from torchdevice_mode import pytest_plugin
+import torchdevice_mode
+from torchdevice_mode import _session, pytest_plugin
 from torchdevice_mode._settings import ENVIRONMENT
 
 SUITE = {
@@ -332,3 +334,24 @@ def test_a_suite_with_autoload_off_names_the_plugin(pytester, monkeypatch):
 def test_importing_the_plugin_does_not_import_torch():
     code = "import sys, torchdevice_mode.pytest_plugin; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_session_inside_another_gives_back_its_redirection(pytester):
+    pytester.makepyfile(
+        """
+        import torch, torchdevice_mode._session
+        def test_inner():
+            assert torchdevice_mode._session.enabled_settings().target == "cpu"
+        """
+    )
+    torchdevice_mode.enable(policy="explicit")
+    try:
+        before = _session.enabled_settings(), _own_variables()
+        inline(pytester, "--torchdevice=cpu").assert_outcomes(passed=1)
+        assert (_session.enabled_settings(), _own_variables()) == before
+    finally:
+        torchdevice_mode.disable()
+
+
+def _own_variables():
+    return {name: text for name, text in os.environ.items() if "TORCH" in name}

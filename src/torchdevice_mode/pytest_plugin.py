@@ -164,6 +164,7 @@ class _Session:
             _import("simulate").load(self.simulate)
         if self.settings is None:
             return
+        self._set_outer_aside()
         self._tell_children(self.settings)
         if self.settings.target not in (None, "cpu"):
             # Whether there is such a target, only torch knows.
@@ -172,21 +173,26 @@ class _Session:
 
     def _tell_children(self, settings: Settings) -> None:
         """Have processes that the tests start redirected too, and workers of pytest-xdist."""
-        folder = os.environ.get(FOLDER) or new_folder(os.environ)
+        session = sys.modules.get(f"{__package__}._session")
+        own = "" if session is None else session.family.folder
+        folder = os.environ.get(FOLDER) or own or new_folder(os.environ)
         told = variables_for(settings, {"simulate": self.simulate}, folder)
         # Of all processes the outermost writes the report, and this is it.
         told[REPORT.variable] = None
         self.undo.append(Exported(told, os.environ).take_back)
 
+    def _set_outer_aside(self) -> None:
+        """End what is enabled, to be enabled again: by a session of pytest around this one."""
+        session = sys.modules.get(f"{__package__}._session")
+        outer = None if session is None else session.enabled_settings()
+        if session is not None and outer is not None:
+            session.disable()
+            self.undo.append(lambda: session.enable(outer))
+
     def _enable(self) -> None:
         session = _import("_session")
-        # A session of pytest inside another's, as `pytester` runs them.
-        outer = session.enabled_settings()
         session.enable(self.settings)
-        if outer is None:
-            self.undo.append(session.disable)
-        else:
-            self.undo.append(lambda: session.enable(outer))
+        self.undo.append(session.disable)
 
     def end(self) -> None:
         """Put back what was; where a step fails, the others follow."""

@@ -489,5 +489,7 @@ def test_the_environment_and_the_command_line_say_it(monkeypatch):
 
 
 def test_another_value_is_refused():
-    with pytest.raises(SettingsError, match="rng='gpu' is not a value that it can have: give 'target' or"):
+    with pytest.raises(
+        SettingsError, match="rng='gpu' is not a value that it can have: give 'target' or"
+    ):
         torchdevice_mode.redirect(rng="gpu")
