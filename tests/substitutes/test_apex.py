@@ -422,6 +422,32 @@ def test_gradients_are_averaged_over_processes(tmp_path):
         torch.distributed.destroy_process_group()
 
 
+@pytest.mark.parametrize("clip", [True, False])
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_layers_have_learning_rates_of_their_own(clip, decay):
+    from apex.parallel import LARC
+
+    params = [torch.randn(3, 4, device="cuda"), torch.zeros(5, device="cuda")]
+    params = [p.requires_grad_() for p in params]
+    start = [p.detach().cpu().clone() for p in params]
+    optimizer = LARC(torch.optim.SGD(params, lr=0.1, weight_decay=decay), clip=clip)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer.optim, 1)
+    for p in params:
+        p.grad = torch.randn_like(p)
+    grads = [p.grad.cpu().clone() for p in params]
+    optimizer.step()
+    scheduler.step()
+    for found, p, g in zip(params, start, grads, strict=True):
+        if p.norm() > 0:
+            rate = 0.02 * p.norm() / (g.norm() + decay * p.norm() + 1e-8)
+            rate = min(rate / 0.1, 1.0) if clip else rate
+            g = (g + decay * p) * rate
+        assert_same(found.detach(), p - 0.1 * g)
+    assert optimizer.param_groups[0]["weight_decay"] == decay
+    optimizer.zero_grad()
+    assert params[0].grad is None
+
+
 def test_there_are_no_kernels_for_many_tensors():
     from apex.multi_tensor_apply import multi_tensor_applier
 

@@ -39,6 +39,11 @@ def test_transformers_takes_flash_attention_2():
     assert output_of("transformers_flash.py", "--substitute", "flash_attn").endswith("same\n")
 
 
+@pytest.mark.skipif(not importlib.util.find_spec("transformers"), reason="needs transformers")
+def test_transformers_takes_an_optimizer_of_eight_bits():
+    assert "learned\n" in output_of("trainer_8bit.py", "--substitute", "bitsandbytes")
+
+
 def test_attention_of_an_image_model_by_xformers():
     assert output_of("xformers_attention.py", "--substitute", "xformers") == "same\n"
 

@@ -153,7 +153,7 @@ _APEX: dict[str, Module] = {
     "apex.optimizers.fused_adam": Module(("apex/optimizers",), ("FusedAdam",)),
     "apex.optimizers.fused_lamb": Module(("apex/optimizers",), ("FusedLAMB",)),
     "apex.optimizers.fused_sgd": Module(("apex/optimizers",), ("FusedSGD",)),
-    "apex.parallel": Module(("apex/parallel",), absent=("LARC", "Reducer")),
+    "apex.parallel": Module(("apex/parallel", "apex/larc"), absent=("Reducer",)),
 }
 
 _BITSANDBYTES: dict[str, Module] = {
