@@ -407,7 +407,8 @@ def execute(text, file, monkeypatch, name="program"):
     module = types.ModuleType(name)
     module.__file__ = file
     monkeypatch.setitem(sys.modules, name, module)  # where data classes look
-    linecache.cache[file] = (len(text), None, text.splitlines(True), file)
+    lines = (len(text), None, text.splitlines(True), file)
+    monkeypatch.setitem(linecache.cache, file, lines)
     with torchdevice_mode.redirect("cpu"):
         exec(compile(text, file, "exec"), vars(module))
 

@@ -206,6 +206,12 @@ def test_a_target_that_is_not_here_is_told_with_its_place(command, monkeypatch, 
     assert "error: TORCHDEVICE_TARGET='xpu' is not on this machine" in capsys.readouterr().err
 
 
+def test_an_operator_to_verify_that_is_none_is_told_before_the_program_starts(capsys):
+    assert main(["run", "--verify", "matmull", "-c", "print('started')"]) == 2
+    sentence = "--verify 'matmull' is no operator of this torch: did you mean 'matmul'?"
+    assert capsys.readouterr() == ("", f"torchdevice: error: {sentence}\n")
+
+
 def test_a_variable_with_a_slip_is_one_warning(monkeypatch):
     forget_warnings()
     monkeypatch.setenv("TORCHDEVICE_TAGRET", "cpu")

@@ -234,3 +234,12 @@ def test_backward_counts_at_the_line_of_the_function(redirected, counted):
     before = counted().get(line, 0)
     Doubled.apply(x).backward()
     assert counted()[line] - before == 1
+
+
+def test_equal_code_of_two_files_is_counted_apart():
+    ledger = Ledger()
+    for file in ("one.py", "two.py"):
+        held = {"sys": sys}
+        exec(compile("def here():\n    return sys._getframe()", file, "exec"), held)
+        ledger.count(held["here"](), event("redirection", "cuda", "cpu", "a reason"))
+    assert {entry.site.file for entry in ledger.entries()} == {"one.py", "two.py"}

@@ -22,7 +22,7 @@ from ._settings import (
     gather,
 )
 from ._variables import FOLDER
-from .errors import TargetError
+from .errors import TorchDeviceError
 
 __all__ = ["Chosen", "choose", "with_place"]
 
@@ -74,19 +74,22 @@ def choose(
     )
 
 
-def with_place(error: TargetError, found: Mapping[str, Found]) -> str:
-    """The error's sentence, beginning with the place where the target was given.
+def with_place(error: TorchDeviceError, found: Mapping[str, Found]) -> str:
+    """The error's sentence, beginning with the place where the bad value was given.
 
     Args:
-        error: As it was raised, by what knows of no places.
+        error: As it was raised, by what knows torch, and of no places.
         found: What `choose` found.
 
     Returns:
         One sentence.
     """
-    target = found["target"]
-    plain = f"target={target.value!r}"
-    return str(error).replace(plain, target.place, 1) if target.place else str(error)
+    sentence = str(error)
+    for name, setting in found.items():
+        plain = f"{name}={setting.value!r}"
+        if setting.place and sentence.startswith(f"{plain} "):
+            return setting.place + sentence[len(plain) :]
+    return sentence
 
 
 def _warn_of_misspelt(environ: Mapping[str, str]) -> None:

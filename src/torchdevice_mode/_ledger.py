@@ -95,7 +95,9 @@ class Place(NamedTuple):
 
 
 _Total = dict[Site, "_Tally"]
-_Key = tuple[types.CodeType | None, int, Event]
+# File, function and line: not the code itself, as that of another file may be equal to it.
+_Key = tuple[str, str, int, Event]
+_NOWHERE = ("<unknown>", "<unknown>", 0)
 
 
 class _Tally:
@@ -130,7 +132,9 @@ class _Counts:
 
     def arrive(self, frame: types.FrameType | Place, what: Event) -> bool:
         """Count at a place that was not passed before; True if its line was not, either."""
-        key = (frame.f_code, frame.f_lineno, what)
+        code = frame.f_code
+        function = getattr(code, "co_qualname", code.co_name)
+        key = (code.co_filename, function, frame.f_lineno, what)
         if len(self.places) >= self._MOST_PLACES:
             self.places.clear()
             self._alive.clear()
@@ -146,9 +150,10 @@ class _Counts:
 
     def nowhere(self, what: Event) -> bool:
         """Count what has no place."""
-        tally = self.sites.get((None, 0, what))
+        key = (*_NOWHERE, what)
+        tally = self.sites.get(key)
         if tally is None:
-            self.sites[None, 0, what] = _Tally()
+            self.sites[key] = _Tally()
             return True
         tally.count += 1
         return False
@@ -258,7 +263,8 @@ class Ledger:
     def _tally(self, frame: types.FrameType | Place | None, what: Event) -> _Tally:
         counts = self._local.counts
         if frame is None:
-            return counts.sites[None, 0, what]
+            nowhere = (*_NOWHERE, what)
+            return counts.sites[nowhere]
         return counts.places[id(frame.f_code), frame.f_lasti, what]
 
     def _register(self) -> _Counts:
@@ -327,7 +333,5 @@ def _none_yet(total: _Total, site: Site) -> _Tally:
 
 
 def _site(key: _Key) -> Site:
-    code, line, what = key
-    file = code.co_filename if code else "<unknown>"
-    function = getattr(code, "co_qualname", code.co_name) if code else "<unknown>"
+    file, function, line, what = key
     return Site(file, line, function, what.kind, what.asked, what.given, what.reason)

@@ -76,7 +76,12 @@ def new_context(settings: Settings) -> Context | None:
 
     Raises:
         TargetError: If the target asked for is not on this machine.
+        SettingsError: If the operator to verify is none.
     """
+    if settings.verify is not None:
+        from ._verify import check_operator
+
+        check_operator(settings.verify)
     here = machine()
     context = Context(here, settings, ledger)
     context.mode = RedirectFunctionMode(context)

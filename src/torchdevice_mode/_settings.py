@@ -358,6 +358,12 @@ class Arguments(Source):
 class Options(Arguments):
     """Options of a command, by name of the setting."""
 
+    def value(self, row: Setting) -> object:
+        value = super().value(row)
+        # One that may be repeated, and was not.
+        once = row.repeats and isinstance(value, list) and len(value) == 1
+        return value[0] if once else value  # type: ignore[index]
+
     def place(self, row: Setting, value: object) -> str:
         return f"{row.flag} {value!r}"
 

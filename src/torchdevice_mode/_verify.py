@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 from ._context import Context
 from ._log import warn_once
 from ._origins import origin
-from .errors import VerificationError
+from .errors import SettingsError, VerificationError
 
 __all__ = ["Difference", "VerifyMode", "differences", "forget"]
 
@@ -90,6 +90,24 @@ def forget() -> None:
     """Begin anew."""
     with _lock:
         _found.clear()
+
+
+def check_operator(chosen: str) -> None:
+    """Make sure that the setting `verify` names an operator, where it is no share.
+
+    Raises:
+        SettingsError: If this torch has none of that name.
+    """
+    name = chosen.removeprefix("aten::")
+    if _is_number(chosen) or hasattr(torch.ops.aten, name):
+        return
+    from difflib import get_close_matches
+
+    every = (each.partition(".")[0] for each in torch._C._dispatch_get_all_op_names())
+    names = {each.removeprefix("aten::") for each in every if each.startswith("aten::")}
+    near = get_close_matches(name, sorted(names), n=1)
+    hint = f"did you mean {near[0]!r}?" if near else 'give a name such as "aten::mm".'
+    raise SettingsError(f"verify={chosen!r} is no operator of this torch: {hint}")
 
 
 class VerifyMode(TorchDispatchMode):

@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from argparse import BooleanOptionalAction
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
@@ -23,11 +23,11 @@ from ._ledger import Ledger
 from ._log import configure
 from ._packages import announce_missing, before_torch
 from ._run import Program, current_folder, folder_of, prepare, run
-from ._settings import REPORT, SETTINGS, RunSettings, Setting, Settings
+from ._settings import REPORT, SETTINGS, Found, RunSettings, Setting, Settings
 from ._summary import render
 from ._usage import Parser, no_command, no_program, unknown_words
 from ._variables import FOLDER
-from .errors import TargetError, TorchDeviceError
+from .errors import TorchDeviceError
 
 if TYPE_CHECKING:
     from ._context import Context
@@ -299,15 +299,17 @@ def _without_torch(error: ModuleNotFoundError) -> int:
 
 def _run(options: argparse.Namespace, program: Program | None) -> int:
     assert program is not None
+    found: Mapping[str, Found] = {}
     try:
         settings, run_settings, found = choose(vars(options), os.environ, folder_of(program))
         # For this process too, which reads some of these where they are needed.
         folder = os.environ.get(FOLDER) or new_folder(os.environ)
         told = variables_for(settings, run_settings._asdict(), folder)
         start = prepare(program)
-        if run_settings.simulate is not None or settings.target not in (None, "cpu"):
-            # Whether there is such a target, only torch knows, and the program must not start
-            # without it. Otherwise torch is imported when the program does.
+        asks_torch = settings.target not in (None, "cpu") or settings.verify is not None
+        if run_settings.simulate is not None or asks_torch:
+            # Whether there is such a target or operator, only torch knows, and the program must
+            # not start without it. Otherwise torch is imported when the program does.
             _import_torch(run_settings.simulate)
         exported = Exported(told, os.environ)  # for as long as the process lasts
         try:
@@ -325,10 +327,8 @@ def _run(options: argparse.Namespace, program: Program | None) -> int:
         problem = f"can't open file {name!r}: [Errno {error.errno}] {error.strerror}"
         print(f"torchdevice: {problem}", file=sys.stderr)
         return 2
-    except TargetError as error:
-        return _fail(2, with_place(error, found))
     except TorchDeviceError as error:
-        return _fail(2, error)
+        return _fail(2, with_place(error, found))
     except ModuleNotFoundError as error:
         return _without_torch(error)
     # Handlers run last in, first out: this one after all of the program's own.
@@ -409,16 +409,15 @@ def _print_at_end(text: str, stream: Any) -> None:
 
 
 def _info(options: argparse.Namespace, program: Program | None) -> int:
+    found: Mapping[str, Found] = {}
     try:
         settings, run_settings, found = choose(vars(options), os.environ, folder_of(None))
         _import_torch(run_settings.simulate)
         from . import _info as info
 
         facts = info.collect(settings, found)
-    except TargetError as error:
-        return _fail(2, with_place(error, found))
     except TorchDeviceError as error:
-        return _fail(2, error)
+        return _fail(2, with_place(error, found))
     except ModuleNotFoundError as error:
         return _without_torch(error)
     print(json.dumps(facts, indent=2) if options.json else info.render(facts))

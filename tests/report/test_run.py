@@ -71,7 +71,7 @@ def test_a_report_is_written_however_the_program_ends(run_program, tmp_path, end
 def test_a_report_that_cannot_be_written_is_told_before_the_program_starts(run_program, name):
     ended = run_program("print('started')", "--report", name)
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr.startswith(f"torchdevice: error: --report ['{name}'] names {name!r}")
+    assert ended.stderr.startswith(f"torchdevice: error: --report {name!r} ")
     assert ended.stderr.count("\n") == 1
 
 
