@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from torchdevice_mode._doctor._project import Selection, diagnose
@@ -132,6 +134,32 @@ def test_the_first_failure_is_told_in_the_order_of_execution(project, tmp_path):
 )
 def test_the_verdict_is_one_sentence(files, sentence, project, tmp_path):
     assert project(files).sentence.replace(str(tmp_path), "ROOT") == sentence
+
+
+def test_a_program_that_is_named_is_told_of_with_what_it_imports(project, tmp_path):
+    files = {"a.py": "import b", "b.py": "from m import c", "m/c.py": BAD, "other.py": BAD}
+    project(files)
+    diagnosis = diagnose([tmp_path / "a.py"], look_up)
+    names = [Path(one.path).name for one in diagnosis.examined]
+    assert names == ["a.py", "b.py", "c.py"]
+    assert [program.verdict for program in diagnosis.programs] == ["will fail"]
+    relative = diagnose([Path("a.py")], look_up)
+    assert [one.path for one in relative.examined] == ["a.py", "b.py", "m/c.py"]
+    excluded = diagnose([Path("a.py")], look_up, exclude=["c.py"])
+    assert [one.path for one in excluded.examined] == ["a.py", "b.py"]
+
+
+def test_a_program_finds_the_modules_of_its_project(project):
+    project({"pyproject.toml": "", "m/b.py": BAD, "scripts/deep/a.py": "import m.b"})
+    diagnosis = diagnose([Path("scripts/deep/a.py")], look_up)
+    assert [one.path for one in diagnosis.examined] == ["m/b.py", "scripts/deep/a.py"]
+    assert [program.verdict for program in diagnosis.programs] == ["will fail"]
+
+
+def test_a_program_that_cannot_be_read_has_no_verdict(project, tmp_path):
+    diagnosis = project({"a.py": "print 'x'"})
+    assert diagnosis.verdict == "cannot be told" and diagnosis.programs == []
+    assert diagnosis.sentence == f"cannot be told, as {tmp_path}/a.py:1 was passed over."
 
 
 def test_what_is_built_from_cuda_source_cannot_be_imported(project):

@@ -99,6 +99,7 @@ def examine(
         reader.read(tree)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         result.findings = [_unparsable(path, error, lines)]
+        result.is_code = False
         return result
     result.findings = sorted(found.findings, key=lambda one: (one.line, one.column, one.rule))
     result.imported = reader.imported

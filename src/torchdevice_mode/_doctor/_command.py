@@ -15,6 +15,7 @@ from ._output import lines, to_json, to_sarif
 from ._project import Diagnosis, Selection, diagnose
 from ._rules import RULES
 from ._states import States
+from ._verdict import Verdict
 
 __all__ = ["execute"]
 
@@ -60,7 +61,7 @@ def execute(options: argparse.Namespace) -> int:
     failing = diagnosis.count(Severity.ERROR)
     if options.strict:
         failing += diagnosis.count(Severity.WARNING)
-    return int(failing > 0)
+    return int(failing > 0 or diagnosis.verdict == Verdict.UNKNOWN)
 
 
 def _rules(given: Sequence[str] | None) -> tuple[str, ...]:

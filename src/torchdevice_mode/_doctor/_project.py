@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,10 +14,11 @@ from typing import Any
 from ._checks import Examined, examine
 from ._findings import Finding, Severity
 from ._found import Lookup
+from ._modules import resolved
 from ._requirements import examine_requirements, examine_source
 from ._rules import STATES
 from ._sources import UnreadableError, notebook, read
-from ._tree import CUDA_SOURCES, is_requirements, local_modules, walk
+from ._tree import CUDA_SOURCES, is_requirements, local_modules, roots_of, walk
 from ._verdict import Program, judge, sentence
 
 __all__ = ["Diagnosis", "Selection", "diagnose"]
@@ -93,21 +95,44 @@ def diagnose(
     Returns:
         What was found.
     """
-    files = walk(paths, exclude)
-    roots = [path if path.is_dir() else path.parent for path in paths]
+    patterns = tuple(exclude)
+    files = walk(paths, patterns)
+    roots = list(dict.fromkeys(root for path in paths for root in roots_of(path)))
     # What is built from CUDA source is known from the scripts that build.
     files.sort(key=lambda path: not _builds(path))
     extensions: set[str] = set()
-    read_files = {}
+    read_files: dict[Path, Examined] = {}
+
+    def examine_one(path: Path) -> Examined:
+        one = _examine(path, lookup, target, roots, extensions)
+        extensions.update(one.extensions)
+        one.findings = [finding for finding in one.findings if selection.holds(finding.rule)]
+        return one
+
     with _no_collection():
+        for setup in (root / "setup.py" for root in roots):
+            if setup.is_file() and setup not in files:
+                examine_one(setup)
         for path in progress(files):
-            one = _examine(path, lookup, target, roots, extensions)
-            extensions |= one.extensions
-            one.findings = [finding for finding in one.findings if selection.holds(finding.rule)]
-            read_files[path] = one
-    examined = [read_files[path] for path in sorted(files)]
+            read_files[path] = examine_one(path)
+        # A program that was named is told of with what it imports from its project.
+        waiting = [path for path in paths if path in read_files]
+        while waiting:
+            for path in _imported(read_files[waiting.pop()], roots, read_files):
+                if walk([path], patterns):
+                    read_files[path] = examine_one(path)
+                    waiting.append(path)
+    examined = [read_files[path] for path in sorted(read_files)]
     programs = judge([one for one in examined if one.is_code], roots)
     return Diagnosis(examined, programs, *sentence(examined, programs))
+
+
+def _imported(one: Examined, roots: Sequence[Path], known: Container[Path]) -> list[Path]:
+    """Files that a file imports, and that are not read yet."""
+    folders = [str(root) for root in roots]
+    edges = resolved(one.imported, one.path, os.path.isfile, folders)
+    found = dict.fromkeys(Path(edge.target) for edge in edges)
+    return [path for path in found if path not in known]
 
 
 @contextmanager

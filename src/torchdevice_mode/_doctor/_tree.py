@@ -8,7 +8,7 @@ from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 
-__all__ = ["EXCLUDED", "PYTHON", "is_requirements", "local_modules", "walk"]
+__all__ = ["EXCLUDED", "PYTHON", "is_requirements", "local_modules", "roots_of", "walk"]
 
 EXCLUDED = (
     *(".git", ".hg", ".svn", ".venv", "venv", ".tox", ".nox", ".eggs", "*.egg-info"),
@@ -18,6 +18,9 @@ EXCLUDED = (
 """Names of folders that are passed over, besides virtual environments under any name."""
 
 PYTHON = frozenset({".py", ".pyw", ".ipynb"})
+# What lies in the folder of a project, and how far up it is looked for.
+_PROJECT = (".git", "pyproject.toml", "setup.py", "setup.cfg")
+_DEPTH = 6
 CUDA_SOURCES = frozenset({".cu", ".cuh"})
 _REQUIREMENTS = (
     *("*requirements*.txt", "requirements/*.txt", "pyproject.toml", "setup.cfg", "Pipfile"),
@@ -94,6 +97,22 @@ def _matches(path: Path, root: Path, patterns: tuple[str, ...]) -> bool:
         fnmatch(path.name, pattern) or fnmatch(relative, pattern.rstrip("/"))
         for pattern in patterns
     )
+
+
+def roots_of(path: Path) -> list[Path]:
+    """Folders in which a program finds the modules of its project.
+
+    Args:
+        path: What was given: a folder, or a file.
+
+    Returns:
+        The folder, or that of the file, and the folder of the project that it is in.
+    """
+    own = path if path.is_dir() else path.parent
+    for folder in (own, *(own / "/".join([".."] * depth) for depth in range(1, _DEPTH))):
+        if any((folder / name).exists() for name in _PROJECT):
+            return [own] if folder == own else [own, folder]
+    return [own]
 
 
 def local_modules(file: Path, roots: Iterable[Path]) -> frozenset[str]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from ._checks import Examined
 from ._findings import Finding, Severity
-from ._flow import Imported
+from ._modules import resolved
 
 __all__ = ["Program", "Verdict", "judge", "sentence"]
 
@@ -23,6 +22,7 @@ class Verdict:
     RUNS = "runs unmodified"
     NOTES = "runs with notes"
     FAILS = "will fail"
+    UNKNOWN = "cannot be told"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +38,6 @@ class Program:
     path: str
     verdict: str
     finding: Finding | None
-
-
-class Edge(NamedTuple):
-    """An import of a file by another: at which line, and whether it happens for certain."""
-
-    target: str
-    line: int
-    sure: bool
 
 
 def judge(examined: Sequence[Examined], roots: Iterable[Path] = ()) -> list[Program]:
@@ -68,7 +60,7 @@ class _Judge:
         self.files = {os.path.abspath(one.path): one for one in examined}  # noqa: PTH100 - links
         folders = [os.path.abspath(folder) for folder in roots]  # noqa: PTH100
         self.edges = {
-            path: list(_resolved(one, path, self.files, folders))
+            path: list(resolved(one.imported, path, self.files.__contains__, folders))
             for path, one in self.files.items()
         }
         # Functions and classes by name, with what each mentions of the others.
@@ -160,40 +152,6 @@ def _owner(finding: Finding) -> str:
     return finding.function.partition(".")[0]
 
 
-def _resolved(
-    one: Examined, path: str, files: Mapping[str, Examined], folders: Sequence[str]
-) -> Iterator[Edge]:
-    """The files among those read that a file imports."""
-    own = os.path.dirname(path)  # noqa: PTH120
-    for imported in one.imported:
-        if imported.level:
-            base = own
-            for _ in range(imported.level - 1):
-                base = os.path.dirname(base)  # noqa: PTH120
-            bases = [base]
-        else:
-            bases = [own, *folders, *(os.path.join(folder, "src") for folder in folders)]  # noqa: PTH118
-        for base in bases:
-            targets = list(_files_of(imported, base, files))
-            if targets:
-                yield from (Edge(target, imported.line, imported.sure) for target in targets)
-                break
-
-
-def _files_of(imported: Imported, base: str, files: Mapping[str, Examined]) -> Iterable[str]:
-    """The files that one import executes, packages on the way included."""
-    place = base
-    if not imported.module and imported.level:
-        yield from (found for found in (f"{base}/__init__.py",) if found in files)
-    for part in imported.module.split(".") if imported.module else ():
-        place = f"{place}/{part}"
-        yield from (found for found in (f"{place}/__init__.py", f"{place}.py") if found in files)
-    for name in imported.names:
-        for found in (f"{place}/{name}/__init__.py", f"{place}/{name}.py"):
-            if found in files:
-                yield found
-
-
 def sentence(examined: Sequence[Examined], programs: Sequence[Program]) -> tuple[str, str]:
     """The verdict on all of it.
 
@@ -219,6 +177,10 @@ def sentence(examined: Sequence[Examined], programs: Sequence[Program]) -> tuple
         elif first.path != first.finding.path:
             text = f"{first.path} {text}"
         return Verdict.FAILS, _one_sentence(text)
+    passed_over = [one for one in findings if one.rule in ("unparsable-file", "unreadable-file")]
+    if passed_over and not programs:
+        first_place = passed_over[0].place
+        return Verdict.UNKNOWN, f"cannot be told, as {first_place} was passed over."
     if errors:
         place = _failure(errors[0])
         return Verdict.FAILS, _one_sentence(f"the programs would run, and other code {place}")
