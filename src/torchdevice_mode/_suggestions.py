@@ -393,15 +393,15 @@ ROWS: tuple[Suggestion, ...] = (
     # --- what a run counted
     Suggestion(
         "event redirection no device",
-        "device=device",
-        "The program left the device to torch, which means the CPU in plain torch: say "
-        "device=device where the tensor belongs on the accelerator, and nothing where not.",
+        "",
+        "Leave it where it is moved later, as by model.to(device); else say device=device, since "
+        "plain torch makes it on the CPU.",
     ),
     Suggestion(
         "event redirection cpu",
-        "device=device",
-        "The program asked for the CPU and policy='force' moved it: say device=device where that "
-        "is meant, or run with policy='explicit'.",
+        "",
+        "The program asked for the CPU, and policy='force' moved it: say device=device where that "
+        "is right, and run with policy='explicit' where the CPU is meant.",
     ),
     Suggestion(
         "event redirection elsewhere",

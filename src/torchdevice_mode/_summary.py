@@ -74,8 +74,8 @@ def _missing(unreported: int) -> list[str]:
 
 
 def _cost(entry: Entry) -> str:
-    if not entry.moved and not entry.seconds:
-        return ""
+    if entry.moved < 50_000 and entry.seconds < 0.005:
+        return ""  # it would read 0.0 MB, 0.00 s
     return f" ({entry.moved / 1e6:,.1f} MB, {entry.seconds:,.2f} s)"
 
 

@@ -121,7 +121,7 @@ def test_what_python_cannot_parse_names_nothing(text):
         (5, "redirection", "cuda", "torch.autocast(device.type)"),
         (8, "redirection", "cuda:1", "device"),
         (9, "redirection", "cuda", "device"),
-        (9, "redirection", "no device", "device=device"),
+        (9, "redirection", "no device", ""),
         (15, "synchronisation", "torch.cuda.synchronize", "torch.accelerator.synchronize()"),
         (14, "answer", "torch.cuda.is_available", "torch.accelerator.is_available()"),
         (8, "downcast", "float64 in zeros", "dtype=torch.float32"),

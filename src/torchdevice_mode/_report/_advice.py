@@ -31,15 +31,18 @@ def advise(
     of_event = for_event(kind, asked)
     if kind != "redirection" or asked == "no device" or asked.startswith("cpu"):
         return () if of_event is None else (of_event,)
-    rows = dict.fromkeys(
-        row
-        for name in names
-        if name not in beside and (row := for_name(name)) is not None and _places(row.name)
-    )
-    if rows:
-        return tuple(rows)
-    handed_on = for_event("redirection", "elsewhere")
-    return () if handed_on is None else (handed_on,)
+    found = [for_name(name) for name in names if name not in beside]
+    rows = dict.fromkeys(row for row in found if row is not None and _concerns(row.name))
+    if not any(_asks(row.name) for row in rows):
+        handed_on = for_event("redirection", "elsewhere")
+        if handed_on is not None:
+            rows = {handed_on: None, **rows}
+    return tuple(rows)
+
+
+def _concerns(name: str) -> bool:
+    """Whether what a row is about has to do with where a tensor goes."""
+    return _asks(name) or name.startswith("Tensor.")
 
 
 def _is_accelerator(asked: str) -> bool:
@@ -50,13 +53,14 @@ def _is_accelerator(asked: str) -> bool:
 _ACCELERATORS = frozenset({"cuda", "mps", "xpu", "hpu", "npu", "mtia"})
 
 
-def _places(name: str) -> bool:
+def _asks(name: str) -> bool:
     """Whether what a row is about can ask for a device, and not only tell of one."""
-    return name in _ASKING or name.startswith(("Tensor.", "device ", "torch.cuda.amp."))
+    return name in _ASKING or name.startswith(("device ", "torch.cuda.amp."))
 
 
 _ASKING = frozenset(
     {
+        *("Tensor.cuda", "Tensor.type", "Module.cuda"),
         *("torch.autocast", "torch.amp.autocast", "torch.amp.GradScaler", "torch.Generator"),
         *("torch.set_default_tensor_type", "torch.load", "torch.distributed.init_process_group"),
         *("torch.nn.DataParallel", "torch.nn.parallel.DataParallel"),

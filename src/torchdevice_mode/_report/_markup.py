@@ -42,13 +42,20 @@ def count_of(count: int, one: str, several: str = "") -> str:
     return f"{count:,} {one if count == 1 else several or f'{one}s'}"
 
 
-def table(caption: str, head: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]]) -> str:
+def table(
+    caption: str,
+    head: Sequence[tuple[str, str]],
+    rows: Sequence[Sequence[str]],
+    *,
+    name: str = "",
+) -> str:
     """A table; where it is too wide, it scrolls on its own.
 
     Args:
         caption: As text.
         head: Name and class of each column.
-        rows: Cells as HTML; the first one heads its row.
+        rows: Cells as HTML.
+        name: Its class.
     """
     classes = [f' class="{name}"' if name else "" for _, name in head]
     heads = "".join(
@@ -62,7 +69,8 @@ def table(caption: str, head: Sequence[tuple[str, str]], rows: Sequence[Sequence
         for row in rows
     )
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{text(caption)}">\n<table>\n'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{text(caption)}">\n'
+        f'<table class="{text(name or "plain")}">\n'
         f"<caption>{text(caption)}</caption>\n<thead><tr>{heads}</tr></thead>\n"
         f"<tbody>\n{body}\n</tbody>\n</table>\n</div>"
     )

@@ -12,7 +12,7 @@ from .._kinds import KINDS, kind_of
 from .._suggestions import ANY_DEVICE, Suggestion
 from ._listing import Listing, line_id, listings
 from ._markup import badge, bar, code, count_of, link, table, text
-from ._words import cost, place_of, size, time
+from ._words import cost, place_of, setting, size, time
 
 if TYPE_CHECKING:
     from ._model import Report, ReportEntry
@@ -150,10 +150,11 @@ def _changes(report: Report, ids: dict[str, str]) -> str:
             lines.setdefault(row, {})[entry.file, entry.line] = None
     if not lines:
         return ""
-    ordered = sorted(lines, key=lambda row: -len(lines[row]))
+    # What is to be written before what is to be thought over.
+    ordered = sorted(lines, key=lambda row: (not row.instead, -len(lines[row])))
     rows = [
         (
-            code(row.instead) if row.instead else "",
+            code(row.instead) if row.instead else '<span class="quiet">it depends</span>',
             text(row.advice),
             f"{len(lines[row]):,}",
             _places(report, ids, list(lines[row])),
@@ -166,8 +167,9 @@ def _changes(report: Report, ids: dict[str, str]) -> str:
         f'<pre class="once"><code>{text(ANY_DEVICE)}</code></pre>\n'
         + table(
             "What to write instead, for the most lines first",
-            (("Write", ""), ("Why, and what to mind", ""), ("Lines", "number"), ("Where", "")),
+            (("Write", "write"), ("Why, and what to mind", ""), ("Lines", "number"), ("Where", "")),
             rows,
+            name="changes",
         )
     )
 
@@ -280,7 +282,7 @@ def _sources(files: Sequence[Listing]) -> str:
 
 
 def _machine(report: Report) -> str:
-    host, settings = report.host, report.settings
+    host = report.host
     facts = [
         ("Command", code(" ".join(report.program))),
         ("Folder", code(report.folder) if report.folder else "not known"),
@@ -299,14 +301,14 @@ def _machine(report: Report) -> str:
             text(", ".join(f"{name} {v or 'not imported'}" for name, v in report.versions.items())),
         ),
     ]
-    policy = _POLICIES.get(str(settings.get("policy")), "")
+    policy = _POLICIES.get(str(report.settings.get("policy")), "")
     rows = [
         (
             f"<code>{text(name)}</code>",
-            text("not set" if value is None else str(value)),
+            text(setting(value)),
             text(policy if name == "policy" else ""),
         )
-        for name, value in settings.items()
+        for name, value in report.settings.items()
     ]
     kinds = "".join(
         f"<dt>{badge(kind)}</dt><dd>{text(about.meaning)}</dd>" for kind, about in KINDS.items()

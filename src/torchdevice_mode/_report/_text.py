@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._kinds import kind_of
 from .._suggestions import ANY_DEVICE
-from ._words import change, cost, place_of, printable, size, time
+from ._words import change, cost, place_of, printable, setting, size, time
 
 if TYPE_CHECKING:
     from ._model import Report, ReportEntry
@@ -75,9 +75,7 @@ def _heading(report: Report) -> str:
 def _facts(report: Report) -> list[tuple[str, str]]:
     host, versions = report.host, report.versions
     memory = f", {size(host.memory)} of memory" if host.memory else ""
-    settings = {
-        name: value for name, value in report.settings.items() if value not in (None, False)
-    }
+    settings = {name: setting(value) for name, value in report.settings.items() if value}
     return [
         ("created", report.created),
         ("target", f"{report.target or 'none'} ({report.target_reason or 'nothing redirected'})"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["change", "cost", "place_of", "printable", "relative", "size", "time"]
+__all__ = ["change", "cost", "place_of", "printable", "relative", "setting", "size", "time"]
 
 _CONTROL = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {127: 0x2421}
 
@@ -55,6 +55,15 @@ def cost(seconds: float, moved: int) -> str:
     """Time and bytes of an entry; empty where neither was measured."""
     parts = ([time(seconds)] if seconds else []) + ([f"{size(moved)} copied"] if moved else [])
     return ", ".join(parts)
+
+
+def setting(value: object) -> str:
+    """A setting's value."""
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value)) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "not set" if value is None else str(value)
 
 
 def change(asked: str, given: str) -> str:
