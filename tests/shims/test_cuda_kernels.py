@@ -354,6 +354,15 @@ def test_arguments_of_another_kind(args, error, text):
         kernel((1, 1, 1), (1, 1, 1), args(torch.zeros(1, device="cuda")))
 
 
+def test_what_was_compiled_stays_good_when_the_block_is_left():
+    kernel = compiled("__global__ void f(float* x) { x[0] = 1; }", "f")
+    double = jit("template <typename T> T f(T x) { return 2 * x; }")
+    x = torch.zeros(1, device="cuda")
+    with torchdevice_mode.native():
+        kernel((1, 1, 1), (1, 1, 1), [x])
+        assert double(x).item() == 2
+
+
 def test_a_block_that_is_too_large():
     kernel = compiled("__global__ void f(float* x) { x[0] = 1; }", "f")
     with pytest.raises(RuntimeError, match="CUDA error: invalid argument"):

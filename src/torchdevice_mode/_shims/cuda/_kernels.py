@@ -11,7 +11,7 @@ from torch.cuda.jiterator import _JittedFunction
 
 from ..._cuda_source import JitFunction, Kernel, NotTranslatedError
 from ...errors import UnsupportedByTargetError
-from ._surface import emulated, redirection, target
+from ._surface import emulated, target
 
 __all__: list[str] = []
 
@@ -38,8 +38,6 @@ class _Function(_JittedFunction):
         )
 
     def __call__(self, *tensors: Tensor, **kwargs: Any) -> Any:
-        if redirection() is None:
-            return super().__call__(*tensors, **kwargs)
         if len(tensors) > 8:
             raise AssertionError(
                 f"jiterator only supports up to 8 tensor inputs, got {len(tensors)}"
@@ -70,6 +68,7 @@ class _LaunchedKernel:
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
+        self._device = torch.device(target())
 
     def __call__(
         self,
@@ -80,11 +79,10 @@ class _LaunchedKernel:
         stream: Any = None,
     ) -> None:
         given = list(args or ())
-        device = torch.device(target())
         for one in given:
-            if isinstance(one, Tensor) and one.device.type != device.type:
+            if isinstance(one, Tensor) and one.device.type != self._device.type:
                 raise ValueError("All tensor arguments must be CUDA tensors or pinned CPU tensors")
-        self._kernel(grid, block, given, device)
+        self._kernel(grid, block, given, self._device)
 
     def set_shared_memory_config(self, shared_mem_bytes: int) -> None:
         """Accepted: no kernel that is translated uses shared memory."""
