@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import MappingProxyType
-
 from .._registry import Rule, build
 from . import devices, factories, host, moves, operands, sharing
 
@@ -21,6 +19,3 @@ ROWS: tuple[Rule, ...] = (
 
 RULES = build(ROWS)
 """Handlers by torch function. A plain dictionary, since the hot path reads it; not written to."""
-
-PUBLISHED_RULES = MappingProxyType(RULES)
-"""The same, read-only."""
