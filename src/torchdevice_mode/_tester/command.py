@@ -117,11 +117,17 @@ def test(options: Mapping[str, Any], program: Program | None) -> int:
     shown = " ".join(suite.shown)
     if code == 2 and not any(run["outcomes"] for run in told["runs"]):
         raise SuiteError(f"there are no tests: {shown} collects none.")
-    print(text(told))
+    _print(text(told))
     if code == 2:
         raise SuiteError(f"no test could be run: {shown} collects none without an error.")
-    print(f"torchdevice: reports are in {store.folder} (report.html, .md, .json, .xml)")
+    _print(f"torchdevice: reports are in {store.folder} (report.html, .md, .json, .xml)")
     return code
+
+
+def _print(words: str) -> None:
+    """Print, also names of tests that the terminal has no signs for."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(words.encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
 
 def _numbers(options: Mapping[str, Any]) -> tuple[int, float, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from time import monotonic
 __all__ = ["Ended", "Stopped", "run", "said"]
 
 _LOOK_AGAIN = 0.05
+_COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 # For writing where it stands, when the time is up.
 _LAST_WORDS = 1.0
 
@@ -131,6 +133,6 @@ def said(log: Path, *, most: int = 4_000) -> str:
         with log.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - most))
-            return file.read().decode("utf-8", "replace").strip()
+            return _COLOURS.sub("", file.read().decode("utf-8", "replace")).strip()
     except OSError:
         return ""

@@ -18,8 +18,10 @@ from typing import Any
 import pytest
 
 from .events import events
-from .stream import Task, Writer, describe
+from .stream import Task, Writer, cut, describe
 
+# A suite may have thousands of failures, and all are kept.
+_LONGEST = 12_000
 _writer = Writer()
 _task = Task.from_environment()
 _errors: dict[str, dict[str, str]] = {}
@@ -196,7 +198,9 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if outcome == "failed":
         told = vars(report).get("torchdevice_error") or {"text": report.longreprtext}
         printed = "\n".join(f"--- {title} ---\n{text}" for title, text in report.sections if text)
-        fields["error"] = told | {"text": f"{told.get('text', '')}\n{printed}".strip()[-40_000:]}
+        fields["error"] = told | {
+            "text": cut(f"{told.get('text', '')}\n{printed}".strip(), _LONGEST)
+        }
         if report.when != "call":
             outcome = "error"
     elif outcome == "skipped":

@@ -15,7 +15,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-__all__ = ["STREAM", "TASK", "Error", "Folded", "Result", "Task", "Writer", "describe", "fold"]
+__all__ = [
+    "STREAM",
+    "TASK",
+    "Error",
+    "Folded",
+    "Result",
+    "Task",
+    "Writer",
+    "cut",
+    "describe",
+    "fold",
+]
 
 STREAM = "TORCHDEVICE_TEST_STREAM"
 """Variable that names the file to write lines to."""
@@ -24,7 +35,7 @@ TASK = "TORCHDEVICE_TEST_TASK"
 
 _PACKAGE = __name__.partition(".")[0]
 _LONGEST_MESSAGE = 2_000
-_LONGEST_TEXT = 20_000
+_LONGEST_TEXT = 12_000
 
 
 @dataclass(frozen=True, slots=True)
