@@ -61,10 +61,6 @@ def main(simulated: str, *programs: str) -> None:
         import torch.distributed
         import torch.utils.cpp_extension  # noqa: F401
 
-        if simulated:
-            import torchdevice_mode.simulate
-
-            torchdevice_mode.simulate.load(simulated)
         run = run_forked
     else:
         run = run_anew

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import torch
+
+from torchdevice_mode._doctor._states import built_for_cuda
 
 from ._reading import found, read
 
@@ -164,6 +167,20 @@ def test_what_is_not_reached_says_why():
     one = read("import torch\nif torch.version.cuda:\n  import flash_attn")
     (package,) = [finding for finding in one.findings if finding.rule == "cuda-package"]
     assert package.message.endswith("not reached (torch.version.cuda is None here).")
+
+
+def test_a_torch_built_for_cuda_has_a_version_of_cuda():
+    text = "import torch\nif torch.version.cuda:\n  torch.cuda.gone\nfloat(torch.version.cuda)"
+    assert found(text, cuda_build=True) == [
+        (2, "torch-native", NOTE),
+        (3, "torch-absent", WARNING),
+        (4, "cuda-version", WARNING),
+        (4, "torch-native", NOTE),
+    ]
+
+
+def test_whether_torch_was_built_for_cuda_is_read_from_its_files():
+    assert built_for_cuda() is (torch.version.cuda is not None)
 
 
 def test_imports_are_told_apart_by_whether_they_happen():

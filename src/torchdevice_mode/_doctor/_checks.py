@@ -73,6 +73,7 @@ def examine(
     target: str = "mps",
     local: Iterable[str] = (),
     extensions: Iterable[str] = (),
+    cuda_build: bool = False,
 ) -> Examined:
     """Read a program's text.
 
@@ -83,6 +84,8 @@ def examine(
         target: The type of device that the program is to run on.
         local: Modules of the project: a name that is one of them is no package.
         extensions: Modules of the project that are built from CUDA source.
+        cuda_build: Whether torch was built for CUDA, though the target is not CUDA: then it has a
+            version of CUDA.
 
     Returns:
         What was found. Text that is not Python gives one finding that says so.
@@ -94,8 +97,9 @@ def examine(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of old escapes in strings, say
             tree = ast.parse(source, filename=path)
-        checks = FileChecks(found, frozenset(local), frozenset(extensions))
-        reader = Reader(checks, facts_hold=target != "cuda")
+        checks = FileChecks(found, frozenset(local), frozenset(extensions), cuda_build)
+        unknown = frozenset({_VERSION} if cuda_build else ())
+        reader = Reader(checks, facts_hold=target != "cuda", unknown=unknown)
         reader.read(tree)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         result.findings = [_unparsable(path, error, lines)]
@@ -139,9 +143,17 @@ class FileChecks(Checks):
         found: Where findings go.
         local: Modules of the project.
         extensions: Modules of the project that are built from CUDA source.
+        cuda_build: Whether torch has a version of CUDA.
     """
 
-    def __init__(self, found: Found, local: frozenset[str], extensions: frozenset[str]) -> None:
+    def __init__(
+        self,
+        found: Found,
+        local: frozenset[str],
+        extensions: frozenset[str],
+        cuda_build: bool = False,
+    ) -> None:
+        self.cuda_build = cuda_build
         self.found = found
         self.local = local
         self.extensions = extensions
@@ -215,6 +227,7 @@ class FileChecks(Checks):
             about=_VERSION,
             caught=frozenset({"AttributeError", "TypeError", "Exception", "BaseException"}),
             suggestion="Ask whether it is None first.",
+            severity=Severity.WARNING if self.cuda_build else None,
         )
 
     def _reads_version(self, node: ast.Call, where: Where) -> None:

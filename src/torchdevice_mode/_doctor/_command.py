@@ -14,7 +14,7 @@ from ._findings import Severity
 from ._output import lines, to_json, to_sarif
 from ._project import Diagnosis, Selection, diagnose
 from ._rules import RULES
-from ._states import States
+from ._states import States, built_for_cuda
 from ._verdict import Verdict
 
 __all__ = ["execute"]
@@ -48,6 +48,8 @@ def execute(options: argparse.Namespace) -> int:
             target=options.target,
             exclude=options.exclude or (),
             selection=selection,
+            # A Mac's torch never is.
+            cuda_build=options.target == "cpu" and built_for_cuda(),
             progress=_progress,
         )
     except KeyboardInterrupt:

@@ -126,15 +126,17 @@ def _told(name: str, value: Any, *, called: bool) -> Fact:
     return Fact(value, f"{name}{'()' if called else ''} is {value!r} here")
 
 
-def of_name(name: str) -> Fact | None:
+def of_name(name: str, scope: Scope) -> Fact | None:
     """The value of a dotted name, if it is known."""
-    return _told(name, _VALUES[name], called=False) if name in _VALUES else None
+    if name not in _VALUES or scope.is_unknown(name):
+        return None
+    return _told(name, _VALUES[name], called=False)
 
 
 def _value(node: ast.Attribute, scope: Scope) -> Fact | None:
     name = dotted(node, scope)
     if name is not None:
-        return of_name(name)
+        return of_name(name, scope)
     owner = node.value
     path = dotted(owner.func, scope) if isinstance(owner, ast.Call) else None
     if path == "torch.cuda.get_device_properties" and node.attr in ("major", "minor"):

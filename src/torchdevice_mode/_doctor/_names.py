@@ -46,12 +46,21 @@ class Scope:
         parent: The scope around it that its names are looked up in; None for a module.
         body: Its statements.
         names: What each name stands for.
+        unknown: Dotted names of torch whose value is not known, of a module; for all scopes in it.
     """
 
     parent: Scope | None = None
     body: Sequence[ast.stmt] = ()
     names: dict[str, Binding] = field(default_factory=dict)
+    unknown: frozenset[str] = frozenset()
     _changing: frozenset[str] | None = None
+
+    def is_unknown(self, name: str) -> bool:
+        """Whether the value of a dotted name of torch is not known."""
+        scope: Scope = self
+        while scope.parent is not None:
+            scope = scope.parent
+        return name in scope.unknown
 
     def find(self, name: str) -> Binding | None:
         """What a name stands for here; None if nothing is known of it."""

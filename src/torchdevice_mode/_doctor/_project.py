@@ -80,6 +80,7 @@ def diagnose(
     target: str = "mps",
     exclude: Iterable[str] = (),
     selection: Selection = Selection(),
+    cuda_build: bool = False,
     progress: Callable[[Sequence[Path]], Iterable[Path]] = iter,
 ) -> Diagnosis:
     """Read files and folders.
@@ -90,6 +91,7 @@ def diagnose(
         target: The type of device that the programs are to run on.
         exclude: Patterns of files and folders to pass over.
         selection: Which rules count.
+        cuda_build: Whether torch was built for CUDA, though the target is not CUDA.
         progress: Goes through the files, and may show how far it is.
 
     Returns:
@@ -104,7 +106,7 @@ def diagnose(
     read_files: dict[Path, Examined] = {}
 
     def examine_one(path: Path) -> Examined:
-        one = _examine(path, lookup, target, roots, extensions)
+        one = _examine(path, lookup, target, roots, extensions=extensions, cuda_build=cuda_build)
         extensions.update(one.extensions)
         one.findings = [finding for finding in one.findings if selection.holds(finding.rule)]
         return one
@@ -152,7 +154,13 @@ def _builds(path: Path) -> bool:
 
 
 def _examine(
-    path: Path, lookup: Lookup, target: str, roots: Sequence[Path], extensions: set[str]
+    path: Path,
+    lookup: Lookup,
+    target: str,
+    roots: Sequence[Path],
+    *,
+    extensions: set[str],
+    cuda_build: bool,
 ) -> Examined:
     name = str(path)
     try:
@@ -166,6 +174,7 @@ def _examine(
             "target": target,
             "local": local_modules(path, roots),
             "extensions": extensions,
+            "cuda_build": cuda_build,
         }
         if path.suffix == ".ipynb":
             return _examine_notebook(name, text, lookup, options)

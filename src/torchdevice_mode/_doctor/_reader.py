@@ -55,6 +55,7 @@ class Reader:
     Args:
         checks: Told of what is met.
         facts_hold: Whether facts about machines without CUDA hold for the target.
+        unknown: Names of torch whose value is not known.
 
     Attributes:
         imported: The modules that the file imports, those in dead code left out.
@@ -62,8 +63,11 @@ class Reader:
         assigned: The value that is assigned to the expression that is looked at, if any.
     """
 
-    def __init__(self, checks: Checks, *, facts_hold: bool = True) -> None:
+    def __init__(
+        self, checks: Checks, *, facts_hold: bool = True, unknown: frozenset[str] = frozenset()
+    ) -> None:
         self.checks = checks
+        self.unknown = unknown
         self.facts_hold = facts_hold
         self.imported: list[Imported] = []
         self.is_program = False
@@ -76,7 +80,7 @@ class Reader:
         Args:
             tree: Its syntax tree.
         """
-        scope = Scope(body=tree.body)
+        scope = Scope(body=tree.body, unknown=self.unknown)
         self._block(tree.body, Where(scope, scope))
         while self._later:
             node, where = self._later.pop(0)
@@ -182,7 +186,8 @@ class Reader:
             path = full if node.level == 0 else None
             if alias.name != "*":
                 sure = not (where.conditional or where.dead)
-                fact = of_name(full) if node.level == 0 and self.facts_hold else None
+                known = node.level == 0 and self.facts_hold
+                fact = of_name(full, where.scope) if known else None
                 where.scope.bind(alias.asname or alias.name, path, fact, sure=sure)
         return failed
 

@@ -7,13 +7,30 @@ that has to be looked up.
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import re
 import sys
 import types
+from pathlib import Path
 from typing import Any
 
 from ._found import Answer
 
-__all__ = ["States"]
+__all__ = ["States", "built_for_cuda"]
+
+_CUDA = re.compile(r"^cuda\b[^=\n]*= *['\"]", re.MULTILINE)
+
+
+def built_for_cuda() -> bool:
+    """Whether the installed torch was built for CUDA; it is not imported."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return False
+    try:
+        text = Path(spec.origin).with_name("version.py").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return _CUDA.search(text) is not None
 
 
 class States:
