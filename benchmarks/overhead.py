@@ -40,6 +40,7 @@ def _works(device: str, asked: str) -> dict[str, tuple[Work, Work]]:
             lambda: torch.zeros(4, device=asked),
         ),
         'no-op: `x.to("cuda")`': (lambda: x.to(device), lambda: x.to(asked)),
+        "answer: `torch.cuda.is_available()`": same(lambda: torch.cuda.is_available()),
         '`torch.device("cuda")`': (lambda: torch.device(device), lambda: torch.device(asked)),
     }
 
