@@ -179,6 +179,43 @@ def test_a_running_thread_that_a_profiler_keeps_from_being_reached_is_told_what_
         sys.setprofile(None)
 
 
+def test_threads_have_no_mode_left_when_enabling_ends(worker):
+    with enabled():
+        assert worker.ask(is_redirected)
+        late = Worker()
+    try:
+        for one in (worker, late):
+            assert one.ask(_get_current_function_mode_stack) == []
+    finally:
+        late.stop()
+
+
+@pytest.mark.parametrize("block", [torchdevice_mode.redirect, torchdevice_mode.native])
+def test_what_is_enabled_within_a_block_holds_after_it(block, target):
+    with block():
+        torchdevice_mode.enable()
+    try:
+        assert torch.zeros(2, device="cuda").device == target
+    finally:
+        torchdevice_mode.disable()
+    assert _get_current_function_mode_stack() == []
+
+
+def test_a_thread_may_end_what_another_enabled(worker):
+    torchdevice_mode.enable()
+    assert worker.ask(is_redirected)
+
+    def end():
+        with torchdevice_mode.redirect():
+            torchdevice_mode.disable()
+            assert is_redirected()
+        return _get_current_function_mode_stack()
+
+    assert worker.ask(end) == []
+    assert not is_redirected()
+    assert _get_current_function_mode_stack() == []
+
+
 @pytest.mark.parametrize("dispatch", ["auto", "always"])
 def test_a_thread_leaves_its_modes_before_it_ends(dispatch):
     """What torch has to let go of later aborts a process that is ending, too."""

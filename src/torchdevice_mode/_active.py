@@ -50,8 +50,9 @@ class _Local(threading.local):
 
 _local = _Local()
 _everywhere: Context | None = None
-# Gives the mode of a redirection of all threads to this one, which was running before it.
-_give_mode: Callable[[Context], None] | None = None
+# Gives the mode of a redirection of all threads to this one, which was running before it, or takes
+# it away again.
+_give_mode: Callable[[Context | None], None] | None = None
 
 
 def current() -> Context | None:
@@ -82,9 +83,9 @@ def drawn_on_cpu() -> bool:
 
 def _join(context: Context | None) -> None:
     _local.joined = context
-    if context is not None and _give_mode is not None:
+    if _give_mode is not None:
         _give_mode(context)
-        _local.late = True
+        _local.late = context is not None
 
 
 def _number_while_compiling() -> int:
@@ -175,18 +176,17 @@ def pop(context: Context | None) -> None:
             return
 
 
-def set_everywhere(
-    context: Context | None, give_mode: Callable[[Context], None] | None = None
-) -> None:
+def set_everywhere(context: Context | None, give_mode: Callable[[Context | None], None]) -> None:
     """Let a context hold in every thread that holds none of its own.
 
     Args:
-        context: The context, which this thread has the mode of; None to end the present one.
-        give_mode: Called with it in each other thread that asks for the first time what holds.
+        context: The context; None to end the present one.
+        give_mode: Called with it in each thread, this one first, that asks what holds.
     """
     global _everywhere, _give_mode
     _everywhere, _give_mode = context, give_mode
-    _local.joined = context
+    _current(join=True)
+    _local.late = False
 
 
 def join(context: Context) -> None:

@@ -24,6 +24,7 @@ __all__ = [
     "replace_innermost",
     "restore_stack",
     "retire",
+    "take_off",
 ]
 
 _pop = torch._C._pop_torch_function_stack
@@ -71,6 +72,12 @@ def restore_stack(before: list[TorchFunctionMode]) -> None:
     else:
         ours = [m for m in before if isinstance(m, RedirectFunctionMode)]
         _set_stack([*others, *ours])
+
+
+def take_off(mode: RedirectFunctionMode) -> None:
+    """Take a mode off this thread's stack, if it is there; modes of others stay."""
+    stack = _get_current_function_mode_stack()
+    _set_stack([m for m in stack if m is not mode and not isinstance(m, _RetiredFunctionMode)])
 
 
 def _set_stack(modes: list[TorchFunctionMode]) -> None:

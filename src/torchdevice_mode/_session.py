@@ -13,8 +13,6 @@ from contextlib import ExitStack
 from multiprocessing.util import Finalize, register_after_fork
 from typing import Any
 
-import torch
-
 from . import _active, _override
 from ._children import Exported, Family, variables_for
 from ._context import Context, after_fork
@@ -25,7 +23,6 @@ from ._log import configure, logger, warn_once
 from ._machine import Machine
 from ._modes import (
     dispatch_modes,
-    innermost,
     plain_torch,
     replace_innermost,
     restore_stack,
@@ -134,6 +131,7 @@ class Entry:
         self._dispatch.close()
         _active.pop(self.context)
         restore_stack(self._before)
+        _active.current()  # gives this thread the mode of what was enabled meanwhile
         if self.context is not None:
             with _lock:
                 _leave(self.context)
@@ -216,28 +214,18 @@ class _Everywhere:
 
     def __init__(self, context: Context) -> None:
         self.context = context
-        self.thread = threading.get_ident()
         _acquire(context)
         _use(context)
-        _active.set_everywhere(context, threads.give_mode)
-        if innermost() is None:
-            replace_innermost(context.mode)
         self.exported = Exported(_variables_for_children(context.settings), os.environ)
-        self.dispatch = ExitStack()
-        self.dispatch.enter_context(dispatch_modes(context))
+        _active.set_everywhere(context, threads.give_mode)
         threads.reach_running_threads()
 
     def end(self) -> None:
-        in_own_thread = threading.get_ident() == self.thread
-        if in_own_thread:
-            self.dispatch.close()
         self.exported.take_back()
-        _active.set_everywhere(None)
+        _active.set_everywhere(None, threads.give_mode)
         _leave(self.context)
         retire(self.context.mode)
-        if in_own_thread:
-            # Takes the retired mode off this stack; others' modes stay.
-            restore_stack(torch.overrides._get_current_function_mode_stack())
+        threads.reach_running_threads()
         _release()
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from .. import _active
 from .._context import Context
-from .._modes import dispatch_modes, entered, innermost, replace_innermost
+from .._modes import dispatch_modes, entered, innermost, replace_innermost, take_off
 from .._patches import Hook, Patch
 from ._running_threads import set_profile_in_others
 
@@ -66,25 +66,31 @@ class _Given:
 
     def __init__(self, context: Context) -> None:
         self._thread = threading.get_ident()
-        replace_innermost(context.mode)
+        self._mode = context.mode
+        replace_innermost(self._mode)
         self._dispatch_modes = dispatch_modes(context)
 
-    def __del__(self) -> None:
-        # An interpreter that ends deletes what is left of other threads, too.
-        if threading.get_ident() == self._thread:
+    def __del__(
+        self,
+        is_finalizing: Callable[[], bool] = sys.is_finalizing,
+        ident: Any = threading.get_ident,
+    ) -> None:
+        # An interpreter that ends deletes what is left of its threads, and modules before that.
+        if not is_finalizing() and ident() == self._thread:
             self._dispatch_modes.close()
-            replace_innermost(None)
+            take_off(self._mode)
 
 
-def give_mode(context: Context) -> None:
-    """Let this thread have a redirection's modes until it ends, if it has none."""
-    if innermost() is None:
-        _local.given = None  # that of a redirection which ended meanwhile
+def give_mode(context: Context | None) -> None:
+    """Let this thread have a redirection's modes until it ends, if it has none; None takes them."""
+    if context is None or innermost() is None:
+        _local.given = None  # first, as it may be that of a redirection which ended meanwhile
+    if context is not None and innermost() is None:
         _local.given = _Given(context)
 
 
 def reach_running_threads() -> None:
-    """Have each running thread ask what holds, which gives it the mode of `enable()`.
+    """Have each other running thread ask what holds, which gives or takes the mode of `enable()`.
 
     A profiler that is on would be lost in the others, so it is left alone; then they join when
     they first ask `torch.cuda` something.
