@@ -142,6 +142,13 @@ def test_messages_that_differ_in_words_are_not(one, other):
     assert normalised(one) != normalised(other)
 
 
+def test_an_assertion_that_says_nothing_is_told_by_its_place():
+    places = [f"/p/test_a.py:{line} in test_{line}" for line in (1, 2)]
+    bare = {cause_of(Error("AssertionError", "assert False", place)) for place in places}
+    said = {cause_of(Error("AssertionError", "assert 1 == 2", place)) for place in places}
+    assert (len(bare), len(said)) == (2, 1)
+
+
 @pytest.mark.parametrize(
     ("place", "kept"),
     [

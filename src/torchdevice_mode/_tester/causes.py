@@ -13,6 +13,7 @@ Cause = tuple[str, str, str]
 """Type, message and place, without what changes from test to test."""
 
 _LONGEST = 300
+_SAYS_NOTHING = re.compile(r"(assert (False|not True))?")
 _A_TEST = re.compile(r"test_.*|.*_tests?\.py")
 _CHANGES = (
     # Objects, temporary folders, and numbers of all kinds.
@@ -40,8 +41,9 @@ def cause_of(error: Error | None, unit: str = "") -> Cause:
     message = normalised(error.message)
     file, _, function = error.place.partition(" in ")
     path = Path(file.rpartition(":")[0] or file)
-    # A place in the tests themselves would tell all tests apart.
-    if not function or str(path) == unit or _A_TEST.fullmatch(path.name):
+    is_test = str(path) == unit or _A_TEST.fullmatch(path.name)
+    # A place in the tests themselves would tell all tests apart, if the message does not.
+    if not function or (is_test and not _SAYS_NOTHING.fullmatch(message)):
         return (error.type, message, "")
     return (error.type, message, f"{'/'.join(path.parts[-2:])} in {function}")
 

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from .compare import CATEGORIES
-from .text import counted, events, headline, named, one_line
+from .text import counted, events, headline, how_many, named, one_line
 
 __all__ = ["page"]
 
@@ -109,17 +109,19 @@ def _comparison(comparison: dict[str, Any], results: str) -> Iterator[str]:
     for one in comparison["tests"]:
         tests.setdefault(one.get("cause", 0), []).append(one)
     for cause in comparison["causes"]:
-        yield from _cause(cause, tests.get(cause["cause"], []), results)
+        yield from _cause(comparison, cause, tests.get(cause["cause"], []), results)
     yield from _lists(comparison)
     yield "</section>"
 
 
-def _cause(cause: dict[str, Any], tests: list[dict[str, Any]], results: str) -> Iterator[str]:
+def _cause(
+    comparison: dict[str, Any], cause: dict[str, Any], tests: list[dict[str, Any]], results: str
+) -> Iterator[str]:
     kind = _kind(cause["category"])
     opened = " open" if cause["cause"] == 1 else ""
     yield f'<details class="cause c-{kind}"{opened}><summary>'
     yield f'<span class="badge">{cause["tests"]:,}</span> <code>{_text(named(cause))}</code>'
-    yield f'<span class="quiet">{_text(cause["category"])}</span></summary>'
+    yield f'<span class="quiet">{_text(how_many(comparison, cause))}</span></summary>'
     if cause["place"]:
         yield f"<p>Raised at {_code(cause['place'])}</p>"
     yield f"<p>Repeat the first with</p><pre class='command'>{_text(cause['repeat'])}</pre>"

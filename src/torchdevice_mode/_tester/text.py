@@ -8,7 +8,7 @@ from typing import Any
 
 from .compare import CATEGORIES
 
-__all__ = ["counted", "events", "headline", "markdown", "named", "one_line", "text"]
+__all__ = ["counted", "events", "headline", "how_many", "markdown", "named", "one_line", "text"]
 
 _MOST_CAUSES = 10
 _MOST_TESTS = 5
@@ -36,6 +36,16 @@ def named(cause: dict[str, Any]) -> str:
 def events(run: dict[str, Any]) -> str:
     """What was redirected in a run."""
     return ", ".join(counted(number, kind) for kind, number in run["events"].items())
+
+
+def how_many(comparison: dict[str, Any], cause: dict[str, Any]) -> str:
+    """How many tests a cause has, and of what category: of several, the most important."""
+    category, number = cause["category"], cause["tests"]
+    tests = [one for one in comparison["tests"] if one.get("cause") == cause["cause"]]
+    share = sum(one["category"] == category for one in tests)
+    if share == number:
+        return f"{counted(number, 'test')} {category}"
+    return f"{counted(number, 'test')}, {share:,} of them {category}"
 
 
 def headline(document: dict[str, Any]) -> str:
@@ -101,7 +111,7 @@ def _lines(document: dict[str, Any]) -> Iterator[str]:
 def _causes(document: dict[str, Any], comparison: dict[str, Any]) -> Iterator[str]:
     for cause in comparison["causes"][:_MOST_CAUSES]:
         yield ""
-        yield f"  {counted(cause['tests'], 'test')} {cause['category']}: {named(cause)}"
+        yield f"  {how_many(comparison, cause)}: {named(cause)}"
         if cause["place"]:
             yield f"    at      {cause['place']}"
         tests = [one["test"] for one in comparison["tests"] if one.get("cause") == cause["cause"]]
@@ -165,7 +175,7 @@ def _page(document: dict[str, Any]) -> Iterator[str]:
 
 
 def _cause(comparison: dict[str, Any], cause: dict[str, Any]) -> Iterator[str]:
-    title = f"{counted(cause['tests'], 'test')} {cause['category']}"
+    title = how_many(comparison, cause)
     yield f"<details><summary>{title}: {_escaped(named(cause))}</summary>"
     yield ""
     tests = [one["test"] for one in comparison["tests"] if one.get("cause") == cause["cause"]]
