@@ -430,6 +430,26 @@ def test_a_conversion_on_the_way_to_the_cpu_loses_nothing():
 
 
 @pytest.mark.simulated_mps
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda x: x.double(),
+        lambda x: x.to(torch.float64),
+        lambda x: x.to("cuda", torch.float64),
+        lambda x: x.to(dtype=torch.float64, device="cuda"),
+        lambda x: x.type(torch.float64),
+        lambda x: x.type(torch.cuda.DoubleTensor),
+        lambda x: x.detach().double(),
+    ],
+)
+def test_who_writes_into_a_converted_tensor_does_not_write_into_the_first(redirected, convert):
+    first = torch.ones(2, device="cuda")
+    converted = convert(first)
+    converted += 1
+    assert (first.tolist(), converted.tolist()) == ([1, 1], [2, 2])
+
+
+@pytest.mark.simulated_mps
 @pytest.mark.parametrize("call", DOUBLES.values(), ids=DOUBLES)
 def test_float64_is_cast_down_where_the_target_lacks_it(redirected, target, events, call):
     with pytest.warns(TorchDeviceWarning, match="float64") as said:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -208,7 +209,20 @@ def cast_down(context: Context, call: Call, frame: Any, refused: str = "Double")
     elif narrow is None:
         return None
     note_downcast(context, name, frame, IN_CPP[refused])
-    return func, new_args, new_kwargs
+    return (_copied(context, func) if name in _CONVERSIONS else func), new_args, new_kwargs
+
+
+def _copied(context: Context, convert: Callable[..., Any]) -> Callable[..., Any]:
+    """A conversion, through its rule, that gives a tensor of its own, as one to float64 does: who
+    writes into that does not mean the tensor that was converted.
+    """
+    rule = RULES.get(convert)
+
+    def convert_a_copy(*args: Any, **kwargs: Any) -> Any:
+        converted = rule(context, convert, args, kwargs) if rule else convert(*args, **kwargs)
+        return converted.clone() if converted is args[0] else converted
+
+    return convert_a_copy
 
 
 def _chooses_dtype(func: Any) -> bool:
