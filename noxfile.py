@@ -96,11 +96,20 @@ def docs(session: nox.Session) -> None:
     session.log("See build/docs/index.html; it needs no server and no network.")
 
 
+@nox.session(default=False)
+def picture(session: nox.Session) -> None:
+    """docs/run.svg: what a terminal shows, of a program that is really run."""
+    install(session, "picture")
+    session.run("python", "docs/picture.py")
+
+
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Everything that README says about speed, measured here against its baselines."""
-    install(session, "demo")
-    session.run("python", "-m", "benchmarks", *session.posargs)
+    """Everything that README says about speed, measured here against its baselines: see build/."""
+    install(session, "bench")
+    Path("build").mkdir(exist_ok=True)
+    kept = ["--json", "build/benchmarks.json", "--plots", "build/benchmarks"]
+    session.run("python", "-m", "benchmarks", *kept, *session.posargs)
 
 
 @nox.session

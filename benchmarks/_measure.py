@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch.overrides import TorchFunctionMode
 
+from torchdevice_mode import simulate
+
 Seconds = dict[str, list[float]]
 
 
@@ -61,25 +63,35 @@ def interleaved(variants: Mapping[str, Variant], *, rounds: int, calls: int) -> 
         For each variant the seconds per call, round by round.
     """
     seconds: Seconds = {name: [] for name in variants}
+    clock = _clock()
+    gc.freeze()  # what is there already need not be looked through after each round
     gc.disable()
     try:
         for _ in range(rounds):
             for name, variant in variants.items():
                 with variant.under():
-                    _time(variant.work, calls // 10 + 1)
-                    seconds[name].append(_time(variant.work, calls))
+                    _time(variant.work, calls // 10 + 1, clock)
+                    seconds[name].append(_time(variant.work, calls, clock))
             gc.collect()
     finally:
         gc.enable()
+        gc.unfreeze()
     return seconds
 
 
-def _time(work: Callable[[], object], calls: int) -> float:
+def _clock() -> Callable[[], float]:
+    """What time is read from: that of the processor, which other programs do not take, where
+    nothing else computes; else that of the wall."""
+    accelerator = torch.accelerator.current_accelerator()
+    return time.perf_counter if accelerator and not simulate.is_loaded() else time.process_time
+
+
+def _time(work: Callable[[], object], calls: int, clock: Callable[[], float]) -> float:
     turns = range(calls)
-    start = time.perf_counter()
+    start = clock()
     for _ in turns:
         work()
-    return (time.perf_counter() - start) / calls
+    return (clock() - start) / calls
 
 
 def ratio(seconds: Seconds, name: str, baseline: str) -> float:

@@ -51,7 +51,7 @@ def measure(*, quick: bool = False) -> tuple[list[dict[str, object]], str]:
                 "empty": Variant(EmptyMode, lambda f=empty, x=x: f(x)),
                 "redirected": Variant(torchdevice.redirect, lambda f=redirected, x=x: f(x)),
             },
-            rounds=4 if quick else 40,
+            rounds=4 if quick else 20,
             calls=calls,
         )
         records.append(

@@ -6,53 +6,15 @@ from __future__ import annotations
 import multiprocessing
 import statistics
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 
 import torch
-from torch import nn
 
 import torchdevice
 from torchdevice_mode import simulate
 
 from ._measure import Variant, interleaved, ratio, table
-
-BATCH, LENGTH, WIDTH, VOCABULARY = 16, 64, 128, 256
-
-
-class Trainer:
-    """A two-layer transformer with its optimizer, on a device that it names itself.
-
-    Args:
-        device: The device that the program names.
-        under: Gives the context that it was written to run in.
-    """
-
-    def __init__(self, device: str, under: AbstractContextManager[object]) -> None:
-        torch.manual_seed(0)
-        self.device = device
-        with under:
-            layer = nn.TransformerEncoderLayer(WIDTH, 4, 4 * WIDTH, dropout=0.0, batch_first=True)
-            self.model = nn.Sequential(
-                nn.Embedding(VOCABULARY, WIDTH),
-                nn.TransformerEncoder(layer, 2),
-                nn.Linear(WIDTH, VOCABULARY),
-            ).to(device)
-            self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3)
-        self.tokens = torch.randint(VOCABULARY, (BATCH, LENGTH + 1))
-        self.losses: list[float] = []
-
-    def step(self) -> None:
-        """What a training loop does with one batch, the loss read as a progress bar reads it."""
-        tokens = self.tokens.to(self.device, non_blocking=True)
-        mask = nn.Transformer.generate_square_subsequent_mask(LENGTH, device=self.device)
-        embedded = self.model[0](tokens[:, :-1])
-        logits = self.model[2](self.model[1](embedded, mask=mask, is_causal=True))
-        loss = nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
-        self.losses.append(loss.item())
+from ._model import Size, Trainer
 
 
 def timed(simulated: bool, rounds: int) -> dict[str, object]:
@@ -69,11 +31,8 @@ def timed(simulated: bool, rounds: int) -> dict[str, object]:
         simulate.load()
     torch.set_num_threads(1)
     device = str(torchdevice.explain("cuda").device or "cuda:0")
-    native = Trainer(device, nullcontext())
-    redirected = Trainer("cuda", torchdevice.redirect())
-    # Random numbers are drawn on the device that holds the parameter when it is made.
-    redirected.model.load_state_dict(native.model.state_dict())
-    redirected.tokens = native.tokens.clone()
+    native = Trainer(device, nullcontext(), Size())
+    redirected = Trainer("cuda", torchdevice.redirect(), Size()).start_like(native)
     seconds = interleaved(
         {
             "native": Variant(nullcontext, native.step),
@@ -99,7 +58,7 @@ def measure(*, quick: bool = False) -> tuple[list[dict[str, object]], str]:
     Returns:
         A record per device, and the table.
     """
-    rounds = 3 if quick else 30
+    rounds = 3 if quick else 15
     records = [timed(simulate.is_loaded(), rounds)]
     if sys.platform == "linux" and not simulate.is_loaded():
         # In a process of its own: the simulated device cannot be unloaded.
