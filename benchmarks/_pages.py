@@ -28,7 +28,9 @@ def update(page: Path, tables: dict[str, str], machine: str) -> list[str]:
         if found["name"] not in tables:
             return found[0]
         replaced.append(found["name"])
-        return f"{found[1]}{tables[found['name']]}\n"
+        # Where there was no table yet, nothing parts it from what follows.
+        part = "" if found.string[found.end() :].startswith("\n") else "\n"
+        return f"{found[1]}{tables[found['name']]}\n{part}"
 
     text = _TABLE.sub(put, page.read_text())
     page.write_text(_MACHINE.sub(rf"\g<1>Measured with {machine}, on", text))

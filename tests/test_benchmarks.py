@@ -69,11 +69,11 @@ def test_figures_can_be_shown_without_measuring(part, monkeypatch, tmp_path, cap
     figures = tmp_path / "figures.json"
     figures.write_text(json.dumps(RESULTS))
     page = tmp_path / "page.md"
-    page.write_text("<!-- benchmark: startup -->\n\n")
+    page.write_text("<!-- benchmark: startup -->\n\nWhat follows.\n")
     monkeypatch.setattr(sys, "argv", ["b", "--json", str(figures), "--from", "--update", str(page)])
     part("__main__").main()
     assert capsys.readouterr().out == f"{page}: startup\n"
-    assert "| 1 |" in page.read_text()
+    assert "| 1 |\n\nWhat follows." in page.read_text()
 
 
 def test_the_wrapper_that_is_compared_with_redirects_and_is_taken_back(part):
