@@ -29,6 +29,32 @@ CUDA_TESTS = [
     "tests/test_float64.py",
 ]
 
+# Files whose tests put no tensor on a device, so that once is enough.
+WITHOUT_A_DEVICE = [
+    "tests/tester",
+    "tests/report",
+    "tests/typing",
+    "tests/doctor/test_any_text.py",
+    "tests/doctor/test_checks.py",
+    "tests/doctor/test_command.py",
+    "tests/doctor/test_output.py",
+    "tests/doctor/test_reader.py",
+    "tests/doctor/test_requirements.py",
+    "tests/doctor/test_rules.py",
+    "tests/doctor/test_sources.py",
+    "tests/doctor/test_tree.py",
+    "tests/test_documentation.py",
+    "tests/test_layers.py",
+    "tests/test_policy.py",
+    "tests/test_pyproject.py",
+    "tests/test_pytest_plugin.py",
+    "tests/test_settings.py",
+    "tests/test_spec.py",
+    "tests/test_suggestions.py",
+    "tests/test_versions.py",
+    "tests/test_workflow.py",
+]
+
 
 def install(session: nox.Session, *groups: str) -> None:
     """The package, editable, and dependency groups, at the versions of the constraints file."""
@@ -57,7 +83,8 @@ def tests(session: nox.Session) -> None:
         session.run("pytest", *session.posargs, env=environment)
         return
     session.run("pytest", *parallel, env=environment)
-    session.run("pytest", *parallel, env=environment | SIMULATED)
+    ignored = [f"--ignore={path}" for path in WITHOUT_A_DEVICE]
+    session.run("pytest", *parallel, *ignored, env=environment | SIMULATED)
     session.run("pytest", *parallel, *CUDA_TESTS, env=environment | SIMULATED_CUDA)
 
 
