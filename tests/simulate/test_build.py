@@ -454,6 +454,5 @@ def test_pytest_fixture_alone_is_too_late_where_a_module_asked_before(built, tmp
 def test_pytest_option_refuses_another_device_in_one_line(tmp_path):
     status, said = run_pytest(tmp_path, "--torchdevice-simulate", "toaster")
     assert status == 4
-    assert said.strip() == (
-        "ERROR: --torchdevice-simulate=toaster is not a value that it can have: give 'mps' or 'cuda'."
-    )
+    error = "ERROR: --torchdevice-simulate=toaster is not a value that it can have: "
+    assert said.strip() == error + "give 'mps' or 'cuda'."
