@@ -60,6 +60,7 @@ _ALLOCATOR = (
     "get_per_process_memory_fraction",
     "memory._allocation_traceback",
     "memory._dump_snapshot",
+    "memory._free_mutex",
     "memory._get_memory_metadata",
     "memory._record_memory_history",
     "memory._save_memory_usage",
