@@ -15,9 +15,8 @@ from torch.utils import _pytree as pytree
 
 from ._caller import asked_by_torch
 from ._context import Context
-from ._cpu_operator import bytes_of
 from ._downcast import note_downcast
-from ._dtypes import NARROWER, narrowed
+from ._dtypes import NARROWER, bytes_of, narrowed
 from ._on_cpu import Call, then_copied_back
 from ._strays import note_strays
 from ._writes import name_of, writes

@@ -14,10 +14,11 @@ from torch.utils._pytree import tree_map
 
 from ._context import Context
 from ._downcast import brought_back
+from ._dtypes import bytes_of
 from ._log import warn_once
 from ._origins import note_forward, origin
 
-__all__ = ["bytes_of", "cpu_generator", "on_cpu"]
+__all__ = ["cpu_generator", "on_cpu"]
 
 # What an operator writes into although its schema does not say so: running statistics.
 _UNSAID = {"aten::native_batch_norm": frozenset({3, 4})}
@@ -197,13 +198,6 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
     elif isinstance(value, (list, tuple)):
         for item in value:
             yield from _tensors(item)
-
-
-def bytes_of(tensor: torch.Tensor) -> int:
-    """What copying a tensor moves; of a sparse one, its values."""
-    if tensor.layout is torch.strided:
-        return tensor.numel() * tensor.element_size()
-    return tensor._nnz() * tensor.element_size()
 
 
 def _note(context: Context, operator: Any, call: _Call, reason: str, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""Dtypes that some accelerators lack, and what their values are kept in there."""
+"""Dtypes that some accelerators lack, what their values are kept in there, and their sizes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["HELD_ONLY", "NARROWER", "narrowed", "refuse_held"]
+__all__ = ["HELD_ONLY", "NARROWER", "bytes_of", "narrowed", "refuse_held"]
 
 NARROWER: dict[torch.dtype, torch.dtype] = {
     torch.float64: torch.float32,
@@ -53,3 +53,12 @@ def refuse_held(tensor: torch.Tensor, lacking: str) -> None:
             "Trying to convert ComplexDouble to the MPS backend but it does not have support for "
             "that dtype."
         )
+
+
+def bytes_of(tensor: torch.Tensor) -> int:
+    """What copying a tensor moves; of a sparse one, its values."""
+    if torch._C._get_tracing_state() is not None:
+        return 0  # `torch.jit.trace` would record the question, and give a tensor for an answer
+    if tensor.layout is torch.strided:
+        return tensor.numel() * tensor.element_size()
+    return tensor._nnz() * tensor.element_size()

@@ -17,8 +17,8 @@ import torch
 from torch.utils import _pytree as pytree
 
 from ._context import Context, is_accelerator_request
-from ._cpu_operator import bytes_of
 from ._downcast import brought_back
+from ._dtypes import bytes_of
 from ._log import warn_once
 from ._origins import origin
 from ._writes import Writes, name_of, writes

@@ -16,6 +16,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ._context import Context
+from ._dtypes import bytes_of
 from ._ledger import event
 from ._origins import origin
 
@@ -129,5 +130,4 @@ def _copied(name: str, args: tuple[Any, ...], result: Any, device: torch.device)
     to = result.device if isinstance(result, torch.Tensor) else torch.device("cpu")
     if source.device.type == to.type:
         return "", 0
-    size = source.numel() * source.element_size() if source.layout is torch.strided else 0
-    return f"{source.device} to {to}", size
+    return f"{source.device} to {to}", bytes_of(source)

@@ -7,6 +7,7 @@ import warnings
 import zipfile
 from typing import Dict, List, Optional, Tuple
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -294,3 +295,11 @@ def test_methods_of_classes_in_cpp_are_called_as_they_are():
     packed = torch.ops.quantized.linear_prepack(weight, None)
     with torchdevice_mode.redirect():
         assert packed.unpack()[0].shape == (2, 2)
+
+
+@pytest.mark.simulated_mps
+def test_the_cost_of_a_copy_is_not_traced():
+    left = torch.from_numpy(np.ones(3, dtype=np.float32))
+    traced = torch.jit.trace(lambda y: y.to("cuda") * 2, left)
+    assert "numel" not in str(traced.graph)
+    assert all(type(entry.moved) is int for entry in torchdevice_mode.ledger().entries())

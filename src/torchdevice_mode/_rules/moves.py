@@ -11,7 +11,7 @@ from torch.compiler import is_compiling
 
 from .._caller import asked_by_torch
 from .._context import Context
-from .._dtypes import HELD_ONLY, refuse_held
+from .._dtypes import HELD_ONLY, bytes_of, refuse_held
 from .._registry import Rule, caller, replacement
 
 __all__ = ["ROWS"]
@@ -56,8 +56,7 @@ def _note_copy(
     """Say what a redirected move cost, where it went from one device to another."""
     if type(tensor) not in _PLAIN or tensor.device.type == moved.device.type:
         return
-    size = moved.numel() * moved.element_size() if moved.layout is torch.strided else 0
-    context.add_cost(request, caller(1), moved=size, seconds=seconds)
+    context.add_cost(request, caller(1), moved=bytes_of(moved), seconds=seconds)
 
 
 def _blocking(

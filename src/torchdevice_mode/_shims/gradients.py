@@ -17,6 +17,7 @@ from torch.compiler import is_compiling
 
 from .._active import current
 from .._context import Context
+from .._dtypes import bytes_of
 from .._origins import origin
 from .._patches import Patch
 
@@ -49,8 +50,6 @@ def _moved(
 ) -> torch.Tensor:
     if gradient.device == device or "meta" in (gradient.device.type, device.type):
         return gradient
-    from .._cpu_operator import bytes_of  # where a gradient is moved
-
     asked = f"a gradient on {gradient.device} in {name}"
     reason = f"it belongs to a tensor on {device}"
     place, moved = origin(sys._getframe(2)), bytes_of(gradient)

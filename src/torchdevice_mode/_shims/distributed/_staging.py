@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch.utils import _pytree as pytree
 
 from ..._active import current
-from ..._cpu_operator import bytes_of
+from ..._dtypes import bytes_of
 from ..._fallback import lacking
 from ..._origins import origin
 from ._backend import dispatch_key
