@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -24,6 +25,11 @@ SIMULATED = {"1": "mps", "0": ""}.get(_asked, _asked)
 
 if SIMULATED:
     torchdevice_mode.simulate.load(SIMULATED)
+
+# Who starts tests in the background may have interrupts ignored, and then programs that tests start
+# and interrupt would ignore them, too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header() -> str:
