@@ -273,6 +273,8 @@ def test_results_of_another_command_are_not_resumed(tmp_path):
     store.begin({"command": ["pytest", "a"]}, resume=True)
     with pytest.raises(SuiteError, match=r"results of another command \(pytest a\)"):
         store.begin({"command": ["pytest", "b"]}, resume=True)
+    with pytest.raises(SuiteError, match=r"of this command with other options \(pytest a\)"):
+        store.begin({"command": ["pytest", "a"], "runs": ["plain"]}, resume=True)
     store.begin({"command": ["pytest", "b"]}, resume=False)
 
 

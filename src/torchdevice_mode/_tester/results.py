@@ -100,8 +100,10 @@ class Store:
                     f"another folder with --results."
                 )
             if resume and before is not None and before != json.loads(json.dumps(told)):
+                same = before.get("command") == told.get("command")
+                of = "this command with other options" if same else "another command"
                 raise SuiteError(
-                    f"{self.folder} holds results of another command ({_command(before)}): leave "
+                    f"{self.folder} holds results of {of} ({_command(before)}): leave "
                     f"--resume out, or give another folder with --results."
                 )
             if before is not None and not resume:
