@@ -130,7 +130,9 @@ def test_the_report_adds_the_lines_up(profiled):
     lines = [e for e in report.entries if e.asked == "aten::tril"]
     assert one.count == sum(e.count for e in lines) >= 2
     assert one.seconds == pytest.approx(sum(e.seconds for e in lines))
-    assert "aten::tril" in report.html() and "aten::tril" in report.text()
+    # What took longest is always shown; the ledger is that of all tests before this one, too.
+    longest = report.operators[0].name
+    assert longest in report.html() and longest in report.text()
 
 
 def test_what_is_timed_is_no_event(profiled):
