@@ -30,18 +30,15 @@ def move_to(
     if request is None or isinstance(request, (torch.dtype, torch.Tensor)):
         return func(*args, **kwargs)
     device = replacement(context, request)
-    began = 0.0
+    began = 0.0 if device is None else _copy_begins(args[0], device)
     if device is None:
         moved = func(*args, **kwargs)
+    elif by_keyword:
+        moved = func(*args, **{**kwargs, "device": device})
     else:
-        if args[0].device != device and not is_compiling():
-            began = time.perf_counter()
-        if by_keyword:
-            moved = func(*args, **{**kwargs, "device": device})
-        else:
-            moved = func(args[0], device, *args[2:], **kwargs)
+        moved = func(args[0], device, *args[2:], **kwargs)
     if began:
-        _note_copy(context, request, args[0], moved, time.perf_counter() - began)
+        _note_copy(context, request, args[0], moved, began)
     if moved.dtype is HELD_ONLY:
         refuse_held(moved, context.lacks_float64)
     return moved
@@ -50,10 +47,16 @@ def move_to(
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
+def _copy_begins(tensor: torch.Tensor, device: torch.device) -> float:
+    """When a redirected move begins that copies; 0 for others, and while compiling."""
+    return 0.0 if tensor.device == device or is_compiling() else time.perf_counter()
+
+
 def _note_copy(
-    context: Context, request: Any, tensor: torch.Tensor, moved: torch.Tensor, seconds: float
+    context: Context, request: Any, tensor: torch.Tensor, moved: torch.Tensor, began: float
 ) -> None:
     """Say what a redirected move cost, where it went from one device to another."""
+    seconds = time.perf_counter() - began
     if type(tensor) not in _PLAIN or tensor.device.type == moved.device.type:
         return
     context.add_cost(request, caller(1), moved=bytes_of(moved), seconds=seconds)
@@ -99,14 +102,12 @@ def move_to_named(device_type: str) -> Callable[..., Any]:
             return func(*args, **kwargs)
         memory_format = kwargs.get("memory_format", torch.preserve_format)
         blocking = device.type == "mps" or not _non_blocking(args, kwargs)
-        began = 0.0
-        if args[0].device != device and not is_compiling():
-            began = time.perf_counter()
+        began = _copy_begins(args[0], device)
         moved = torch.Tensor.to(
             args[0], device, non_blocking=not blocking, memory_format=memory_format
         )
         if began:
-            _note_copy(context, request, args[0], moved, time.perf_counter() - began)
+            _note_copy(context, request, args[0], moved, began)
         if moved.dtype is HELD_ONLY:
             refuse_held(moved, context.lacks_float64)
         return moved
