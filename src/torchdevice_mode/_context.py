@@ -11,7 +11,7 @@ import threading
 import types
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, NamedTuple, NoReturn
 
 import torch
@@ -94,6 +94,8 @@ class Context:
         self.variables_for_children: Any = None
         self.tell_parent: Any = None
         self.alive = 0
+        # What is done when the last of those who entered it leaves.
+        self.at_end = ExitStack()
         self.profiled = _Profiled()
         # Where the program calls `backward`, and the target is known to refuse nothing of it.
         self.backward_lines: set[tuple[types.CodeType, int] | None] = set()

@@ -178,32 +178,35 @@ def _use(context: Context) -> None:
     """Count an entering of a context, before its mode is used: who leaves last retires that."""
     global latest
     latest = context
-    if not context.alive and context.settings.rng == "cpu":
-        from ._shims import cpu_random  # which few ask for
-
+    if not context.alive:
         try:
-            cpu_random.begin(context.target.type)
+            with ExitStack() as undo:
+                _begin(context, undo)
+                context.at_end = undo.pop_all()
         except BaseException:
             _release()
             raise
-    if not context.alive and context.settings.substitutes:
-        # Not imported where none was asked for.
-        from ._substitutes import begin
+    context.alive += 1
+
+
+def _begin(context: Context, undo: ExitStack) -> None:
+    """What few settings ask for, and is not imported where they do not."""
+    if context.settings.rng == "cpu":
+        from ._shims import cpu_random
+
+        cpu_random.begin(context.target.type)
+        undo.callback(cpu_random.end, context.target.type)
+    if context.settings.substitutes:
+        from ._substitutes import begin, end
 
         begin(context.settings.substitutes, context.target.type)
-    context.alive += 1
+        undo.callback(end, context.settings.substitutes)
 
 
 def _leave(context: Context) -> None:
     context.alive -= 1
-    if not context.alive and context.settings.substitutes:
-        from ._substitutes import end
-
-        end(context.settings.substitutes)
-    if not context.alive and context.settings.rng == "cpu":
-        from ._shims import cpu_random
-
-        cpu_random.end(context.target.type)
+    if not context.alive:
+        context.at_end.close()
 
 
 # --- everywhere -----------------------------------------------------------------------------
