@@ -199,30 +199,22 @@ class FusedLayerNorm(FusedRMSNorm):
     _rms = False
 
 
-def _without(elementwise_affine: Any) -> None:
-    if not elementwise_affine:
-        raise RuntimeError("a mixed norm has a weight: elementwise_affine=False is not supported")
+class _Mixed(FusedRMSNorm):
+    _mixed = True
+
+    def __init__(
+        self, normalized_shape: int | Sequence[int], eps: float = 1e-5, **kwargs: Any
+    ) -> None:
+        if not kwargs.pop("elementwise_affine", True):
+            raise RuntimeError(
+                "a mixed norm has a weight: elementwise_affine=False is not supported"
+            )
+        super().__init__(normalized_shape, eps, True, **kwargs)
 
 
-class MixedFusedLayerNorm(FusedLayerNorm):
+class MixedFusedLayerNorm(_Mixed, FusedLayerNorm):
     """Layer norm, whose result has the weight's type."""
 
-    _mixed = True
 
-    def __init__(
-        self, normalized_shape: int | Sequence[int], eps: float = 1e-5, **kwargs: Any
-    ) -> None:
-        _without(kwargs.pop("elementwise_affine", True))
-        super().__init__(normalized_shape, eps, True, **kwargs)
-
-
-class MixedFusedRMSNorm(FusedRMSNorm):
+class MixedFusedRMSNorm(_Mixed):
     """RMS norm, whose result has the weight's type."""
-
-    _mixed = True
-
-    def __init__(
-        self, normalized_shape: int | Sequence[int], eps: float = 1e-5, **kwargs: Any
-    ) -> None:
-        _without(kwargs.pop("elementwise_affine", True))
-        super().__init__(normalized_shape, eps, True, **kwargs)
