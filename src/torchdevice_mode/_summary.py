@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import linecache
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 
 from ._kinds import KINDS, PROFILED, kind_of
 from ._ledger import Entry, Site
+from ._words import counted, place_of
 
 __all__ = ["render"]
 
@@ -46,7 +46,7 @@ def render(
     rows = [
         (
             f"{entry.count:,}x",
-            _place(entry.site, folder),
+            place_of(entry.site.file, entry.site.line, folder),
             f"{entry.site.asked} -> {entry.site.given}{_cost(entry)}",
             _source(entry.site, source_line),
         )
@@ -59,8 +59,8 @@ def render(
         lines.append(f"  {columns}".rstrip())
     rest = ordered[busiest:]
     if rest:
-        noun = "call site" if len(rest) == 1 else "call sites"
-        lines.append(f"  and {sum(entry.count for entry in rest):,} more at {len(rest):,} {noun}")
+        sites = counted(len(rest), "call site")
+        lines.append(f"  and {sum(entry.count for entry in rest):,} more at {sites}")
     return "\n".join([*lines, *missing])
 
 
@@ -85,24 +85,7 @@ def _totals(entries: Sequence[Entry]) -> str:
         totals[entry.site.kind] += entry.count
     # In the order of the table, which tells the most expected first; unknown kinds at the end.
     kinds = [*(kind for kind in KINDS if kind in totals), *sorted(set(totals) - set(KINDS))]
-    return ", ".join(_counted(kind, totals[kind]) for kind in kinds)
-
-
-def _counted(kind: str, count: int) -> str:
-    one, several, _ = kind_of(kind)
-    return f"{count:,} {one if count == 1 else several}"
-
-
-def _place(site: Site, folder: str) -> str:
-    file = site.file
-    if folder and os.path.isabs(file):  # noqa: PTH117 - file names are text here, not paths
-        try:
-            relative = os.path.relpath(file, folder)
-        except ValueError:  # another drive
-            relative = file
-        if len(relative) < len(file):
-            file = relative
-    return f"{file}:{site.line}" if site.line else file
+    return ", ".join(counted(totals[kind], *kind_of(kind)[:2]) for kind in kinds)
 
 
 def _source(site: Site, source_line: Callable[[str, int], str]) -> str:

@@ -12,7 +12,7 @@ import pytest
 
 from torchdevice_mode._report import _text
 from torchdevice_mode._report._json import SCHEMA_VERSION, schema
-from torchdevice_mode._report._words import size, time
+from torchdevice_mode._words import size, time
 
 from .conftest import an_entry
 

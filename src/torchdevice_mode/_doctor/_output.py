@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from .. import __version__
+from .._words import counted
 from ._findings import Finding, Severity
 from ._project import Diagnosis
 from ._rules import RULES
@@ -70,19 +71,15 @@ def _finding(finding: Finding, advised: set[str]) -> Iterator[list[Segment]]:
 def _end(diagnosis: Diagnosis) -> Iterator[list[Segment]]:
     files = len(diagnosis.examined)
     counts = ", ".join(
-        _counted(diagnosis.count(severity), severity.word) for severity in reversed(Severity)
+        counted(diagnosis.count(severity), severity.word) for severity in reversed(Severity)
     )
-    yield [(f"{_counted(files, 'file')}: {counts}", "")]
+    yield [(f"{counted(files, 'file')}: {counts}", "")]
     states = diagnosis.states()
     if states:
         listed = ", ".join(f"{count} {state}" for state, count in states.items())
         yield [(f"uses of torch's devices: {listed}", "")]
     style = {"runs unmodified": "bold green", "will fail": "bold red"}
     yield [(f"verdict: {diagnosis.sentence}", style.get(diagnosis.verdict, "bold yellow"))]
-
-
-def _counted(count: int, word: str) -> str:
-    return f"{count:,} {word}{'' if count == 1 else 's'}"
 
 
 def _shortened(text: str, width: int = 100) -> str:

@@ -8,7 +8,7 @@ import tokenize
 from collections.abc import Iterator, Sequence
 from html import escape
 
-from ._words import printable
+from .._words import printable
 
 __all__ = ["html_lines"]
 

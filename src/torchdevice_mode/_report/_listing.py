@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .._words import cost, counted, relative
 from ._highlight import html_lines
-from ._markup import badge, code, count_of, text
-from ._words import cost, relative
+from ._markup import badge, code, text
 
 if TYPE_CHECKING:
     from ._model import Report, ReportEntry
@@ -85,7 +85,7 @@ def _file(
     parts = [
         f'<details class="file" id="{file_id}" open>',
         f"<summary><h3>{text(name)}</h3> <span class='count'>"
-        f"{count_of(len(marks), 'marked line')}, {count_of(events, 'event')}</span></summary>",
+        f"{counted(len(marks), 'marked line')}, {counted(events, 'event')}</span></summary>",
     ]
     if source.changed:
         parts.append(

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from html import escape
 
 from .._kinds import kind_of
-from ._words import printable
+from .._words import printable
 
-__all__ = ["badge", "bar", "code", "count_of", "link", "table", "text"]
+__all__ = ["badge", "bar", "code", "link", "table", "text"]
 
 
 def text(value: object) -> str:
@@ -35,11 +35,6 @@ def bar(share: float) -> str:
     """A share between 0 and 1, for the eye; figures stand beside it."""
     inner = f'<span style="width:{100 * share:.1f}%"></span>'
     return f'<span class="bar" aria-hidden="true">{inner}</span>'
-
-
-def count_of(count: int, one: str, several: str = "") -> str:
-    """A number with its noun."""
-    return f"{count:,} {one if count == 1 else several or f'{one}s'}"
 
 
 def table(

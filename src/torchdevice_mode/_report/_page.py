@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from .._kinds import KINDS, kind_of
 from .._suggestions import ANY_DEVICE, Suggestion
+from .._words import cost, counted, place_of, setting, size, time
 from ._listing import Listing, line_id, listings
-from ._markup import badge, bar, code, count_of, link, table, text
-from ._words import cost, place_of, setting, size, time
+from ._markup import badge, bar, code, link, table, text
 
 if TYPE_CHECKING:
     from ._model import Report, ReportEntry
@@ -82,8 +82,8 @@ def _lead(report: Report) -> str:
     if moved is not None:
         parts.append(
             "The program asked for another device "
-            f"<strong>{count_of(moved.count, 'time')}</strong>, at "
-            f"{count_of(moved.lines, 'line')}, and was given "
+            f"<strong>{counted(moved.count, 'time')}</strong>, at "
+            f"{counted(moved.lines, 'line')}, and was given "
             f"<strong>{text(report.target or 'another')}</strong>."
         )
     seconds = sum(total.seconds for total in totals.values())
@@ -128,7 +128,7 @@ def _summary(report: Report) -> str:
         cards.append(
             f'<li class="k-{text(kind)}"><strong>{total.count:,}</strong>'
             f'<span class="what">{text(about.one if total.count == 1 else about.several)}</span> '
-            f"at {count_of(total.lines, 'line')}{f', {paid}' if paid else ''}"
+            f"at {counted(total.lines, 'line')}{f', {paid}' if paid else ''}"
             f"<p>{text(about.meaning)}</p></li>"
         )
     parts = [f'<ul class="cards">{"".join(cards)}</ul>'] if cards else []
@@ -136,7 +136,7 @@ def _summary(report: Report) -> str:
         parts.append("<p>There are no events to show.</p>")
     if report.unreported:
         parts.append(
-            f'<p class="warn">{count_of(report.unreported, "child process", "child processes")} '
+            f'<p class="warn">{counted(report.unreported, "child process", "child processes")} '
             "left no counts: ended from outside, or still running.</p>"
         )
     return "\n".join(parts)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._kinds import kind_of
 from .._suggestions import ANY_DEVICE
-from ._words import change, cost, place_of, printable, setting, size, time
+from .._words import change, cost, place_of, printable, setting, size, time
 
 if TYPE_CHECKING:
     from ._model import Report, ReportEntry

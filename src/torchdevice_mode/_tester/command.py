@@ -17,6 +17,7 @@ from typing import Any
 from .. import __version__
 from .._command_settings import choose
 from .._run import Program
+from .._words import counted
 from . import process
 from .compare import Comparison, compare
 from .document import Session, document
@@ -28,7 +29,7 @@ from .results import Store, UnitResult
 from .runner import Listed, Runner, environment_for
 from .stream import Result
 from .suite import PLAIN, Run, Suite, SuiteError, options_of
-from .text import counted, markdown, text
+from .text import markdown, text
 
 __all__ = ["DEFAULT_RESULTS", "REPORTS", "test"]
 

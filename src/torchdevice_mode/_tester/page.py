@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from .._words import counted
 from .compare import CATEGORIES
-from .text import counted, events, headline, how_many, named, one_line
+from .text import events, headline, how_many, named, one_line
 
 __all__ = ["page"]
 

@@ -6,20 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from .._words import counted
 from .compare import CATEGORIES
 
-__all__ = ["counted", "events", "headline", "how_many", "markdown", "named", "one_line", "text"]
+__all__ = ["events", "headline", "how_many", "markdown", "named", "one_line", "text"]
 
 _MOST_CAUSES = 10
 _MOST_TESTS = 5
 _MOST_IN_MARKDOWN = 20
 _LONGEST = 160
 _LONGEST_TRACEBACK = 3_000
-
-
-def counted(number: int, noun: str) -> str:
-    """`1 test`, `2 tests`."""
-    return f"{number:,} {noun if number == 1 else noun + 's'}"
 
 
 def one_line(message: str, most: int = _LONGEST) -> str:

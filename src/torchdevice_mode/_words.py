@@ -1,12 +1,27 @@
-"""How figures and places are written, in every form of the report alike."""
+"""How figures and places are written, wherever the user reads them."""
 
 from __future__ import annotations
 
 import os
 
-__all__ = ["change", "cost", "place_of", "printable", "relative", "setting", "size", "time"]
+__all__ = [
+    "change",
+    "cost",
+    "counted",
+    "place_of",
+    "printable",
+    "relative",
+    "setting",
+    "size",
+    "time",
+]
 
 _CONTROL = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {127: 0x2421}
+
+
+def counted(count: int, one: str, several: str = "") -> str:
+    """A number with its noun, whose plural ends in s unless it is given: `1 test`, `2 tests`."""
+    return f"{count:,} {one if count == 1 else several or f'{one}s'}"
 
 
 def printable(text: str) -> str:
