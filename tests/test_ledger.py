@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import torchdevice_mode
-from torchdevice_mode._ledger import Entry, Ledger, Site, _Counts, event
+from torchdevice_mode._ledger import Entry, Ledger, Place, Site, _Counts, event
 
 EVENT = ("redirection", "cuda", "cpu", "because")
 
@@ -234,6 +234,55 @@ def test_backward_counts_at_the_line_of_the_function(redirected, counted):
     before = counted().get(line, 0)
     Doubled.apply(x).backward()
     assert counted()[line] - before == 1
+
+
+@pytest.mark.simulated
+def test_a_call_that_is_made_again_is_counted_once(redirected, counted):
+    line = here().f_lineno + 3
+    with pytest.warns(torchdevice_mode.TorchDeviceWarning):
+        for _ in range(3):
+            torch.ones(2, device="cuda", dtype=torch.float64)
+    assert counted() == {line: 6}  # a redirection and a downcast each
+
+
+@pytest.mark.simulated
+def test_what_a_call_made_again_counts_elsewhere_is_counted(redirected, counted, outside):
+    def doubled(gradient):
+        return gradient * torch.full((1,), 2.0, device="cuda")
+
+    x = torch.ones(1, device="cuda", requires_grad=True)
+    x.register_hook(doubled)
+    line = doubled.__code__.co_firstlineno + 1
+    for _ in range(2):
+        (x * torch.ones(1, device=outside)).sum().backward()
+    assert counted()[line] == 2
+
+
+@pytest.mark.parametrize("places", [1, 2])
+def test_a_redirection_of_a_repeated_call_is_skipped_once(ledger, places):
+    what, other = event(*EVENT), event("adoption", "a CPU tensor", "cpu", "because")
+    frame = here()
+    line = frame.f_lineno
+    frames = [Place(frame.f_code, line, position) for position in range(places)]
+    for one in frames:
+        ledger.count(one, what)
+    with ledger.counting_once(frames[0]):
+        assert ledger.count(frames[0], what) is False
+        ledger.add_cost(frames[0], what, moved=8, seconds=0.5)
+        ledger.count(frames[0], other)
+    ledger.count(frames[0], what)
+    assert {entry.site.kind: entry[1:] for entry in ledger.entries()} == {
+        "redirection": (places + 1, 8, 0.5),
+        "adoption": (1, 0, 0.0),
+    }
+
+
+def test_an_event_without_a_place_is_not_counted_again_by_a_repeated_call(ledger):
+    for _ in range(2):
+        ledger.count(None, event(*EVENT))
+        with ledger.counting_once(None):
+            ledger.count(None, event(*EVENT))
+    assert ledger.total() == 2
 
 
 def test_equal_code_of_two_files_is_counted_apart():

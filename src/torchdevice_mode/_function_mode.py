@@ -46,16 +46,15 @@ class RedirectFunctionMode(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        while True:
-            try:
-                if func in RULES:
-                    return RULES[func](self.context, func, args, kwargs or {})
-                return func(*args, **kwargs) if kwargs else func(*args)
-            except Exception as error:
-                # Not above: a program that starts seldom comes here, and it takes a while.
-                from ._recovery import recover
+        try:
+            if func in RULES:
+                return RULES[func](self.context, func, args, kwargs or {})
+            return func(*args, **kwargs) if kwargs else func(*args)
+        except Exception as error:
+            # Not above: a program that starts seldom comes here, and it takes a while.
+            from ._recovery import call_anew, recover
 
-                call = recover(self.context, func, args, kwargs or {}, error)
-                if call is None:
-                    raise
-            func, args, kwargs = call
+            call = recover(self.context, func, args, kwargs or {}, error)
+            if call is None:
+                raise
+        return call_anew(self.context, *call)

@@ -10,7 +10,8 @@ import threading
 import time
 import types
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import NamedTuple
 
@@ -132,9 +133,7 @@ class _Counts:
 
     def arrive(self, frame: types.FrameType | Place, what: Event) -> bool:
         """Count at a place that was not passed before; True if its line was not, either."""
-        code = frame.f_code
-        function = getattr(code, "co_qualname", code.co_name)
-        key = (code.co_filename, function, frame.f_lineno, what)
+        key = _key(frame, what)
         if len(self.places) >= self._MOST_PLACES:
             self.places.clear()
             self._alive.clear()
@@ -162,6 +161,44 @@ class _Counts:
         """Add the counts as they are now; `copy` is one step, while their thread goes on."""
         for key, tally in self.sites.copy().items():
             _none_yet(total, _site(key)).add(tally)
+
+
+class _CountsOnce(_Counts):
+    """Counts of a call that is made a second time: its redirection is counted already.
+
+    Args:
+        counts: The thread's, which get everything else.
+        place: Where the call is made; None where that cannot be known.
+    """
+
+    def __init__(self, counts: _Counts, place: types.FrameType | Place | None) -> None:
+        super().__init__()
+        self._counts = counts
+        self._place = place
+        self.sites = counts.sites
+
+    def arrive(self, frame: types.FrameType | Place, what: Event) -> bool:
+        """Count at a place, but for a redirection where the call is made; True if that is new."""
+        key = _key(frame, what)
+        is_new = False
+        if not self._is_repeated(frame, what, key):
+            is_new = self._counts.arrive(frame, what)
+        # Once only: another one of this call finds the tally here, and is counted.
+        self._alive.append(frame.f_code)
+        self.places[id(frame.f_code), frame.f_lasti, what] = self.sites[key]
+        return is_new
+
+    def nowhere(self, what: Event) -> bool:
+        """Count what has no place."""
+        return not self._is_repeated(None, what, (*_NOWHERE, what)) and self._counts.nowhere(what)
+
+    def _is_repeated(self, frame: types.FrameType | Place | None, what: Event, key: _Key) -> bool:
+        mine = self._place
+        if frame is None or mine is None:
+            is_there = frame is mine
+        else:
+            is_there = frame.f_code is mine.f_code and frame.f_lineno == mine.f_lineno
+        return is_there and what.kind == "redirection" and key in self.sites
 
 
 class Ledger:
@@ -260,6 +297,24 @@ class Ledger:
         tally.moved += moved
         tally.seconds += seconds
 
+    @contextmanager
+    def counting_once(self, frame: types.FrameType | Place | None) -> Iterator[None]:
+        """A block that makes a call again: this thread counts a redirection there once, not twice.
+
+        Args:
+            frame: The user's frame, or None where it cannot be known.
+        """
+        local = self._local
+        before = getattr(local, "counts", None)
+        if before is None:
+            yield  # nothing was counted, so nothing is counted again
+            return
+        local.counts = _CountsOnce(before, frame)
+        try:
+            yield
+        finally:
+            local.counts = before
+
     def _tally(self, frame: types.FrameType | Place | None, what: Event) -> _Tally:
         counts = self._local.counts
         if frame is None:
@@ -330,6 +385,12 @@ def _none_yet(total: _Total, site: Site) -> _Tally:
         tally = total[site] = _Tally()
         tally.count = 0
     return tally
+
+
+def _key(frame: types.FrameType | Place, what: Event) -> _Key:
+    code = frame.f_code
+    function = getattr(code, "co_qualname", code.co_name)
+    return code.co_filename, function, frame.f_lineno, what
 
 
 def _site(key: _Key) -> Site:

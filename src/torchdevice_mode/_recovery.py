@@ -37,12 +37,14 @@ from ._float64 import (
     saturate,
     settle,
 )
+from ._log import user_frame
 from ._mismatch import is_mismatch, wants_cpu
 from ._on_cpu import Call, compute_on_cpu, refuses_on_the_target
 from ._out_of_memory import is_out_of_memory, out_of_memory
+from ._rules import RULES
 from ._tracing import resume_tracer
 
-__all__ = ["recover"]
+__all__ = ["call_anew", "recover"]
 
 _ABSENT_ACCELERATOR = (
     r"Torch not compiled with|not compiled with \w+ enabled|from the '\w+' backend"
@@ -94,6 +96,35 @@ def recover(
         if is_out_of_memory(context, failed):
             raise out_of_memory(failed) from failed
         raise
+
+
+def call_anew(
+    context: Context, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Make a call for which `recover` found a way, through the rules, as often as it finds one.
+
+    What the program asked for was counted when the call was first made, and is not counted again.
+
+    Args:
+        context: The redirection.
+        func: As `recover` gave it.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+
+    Returns:
+        What the call returns.
+    """
+    with context.ledger.counting_once(user_frame(calling_frame(1))):
+        while True:
+            try:
+                if func in RULES:
+                    return RULES[func](context, func, args, kwargs)
+                return func(*args, **kwargs)
+            except Exception as error:
+                call = recover(context, func, args, kwargs, error)
+                if call is None:
+                    raise
+            func, args, kwargs = call
 
 
 def _way_out(context: Context, call: Call, error: Exception, frame: Any) -> Call | None:
