@@ -20,7 +20,7 @@ LAYERS = [
     ["_log", "_pyproject"],
     ["_command_settings"],
     ["_machine", "_ledger", "_caller", "_startup"],
-    ["_policy", "_children", "_report"],
+    ["_kept", "_policy", "_children", "_report"],
     ["_reporting"],
     ["_context", "_dtypes", "_patches", "_probe", "_tracing"],
     ["_registry", "_active", "_origins"],

@@ -19,6 +19,7 @@ from torch.compiler import is_compiling
 
 from . import _override
 from ._caller import asked_by_torch, is_compiler, only_compares, reads_memory
+from ._kept import Kept
 from ._ledger import Event, Ledger, Place, event
 from ._log import is_library_frame, log_at, logger, user_frame
 from ._machine import Machine
@@ -97,6 +98,7 @@ class Context:
         # What is done when the last of those who entered it leaves.
         self.at_end = ExitStack()
         self.profiled = _Profiled()
+        self.kept = Kept()
         # Where the program calls `backward`, and the target is known to refuse nothing of it.
         self.backward_lines: set[tuple[types.CodeType, int] | None] = set()
         # Where stray operands were adopted, and by which functions.

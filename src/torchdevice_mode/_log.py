@@ -42,6 +42,7 @@ SLUGS = frozenset(
         "fallback-call",
         "fallback-operator",
         "float64-downcast",
+        "kept-by-cpu",
         "ledger-lost",
         "memory-fraction",
         "module-left-behind",
@@ -289,17 +290,19 @@ def _apply_refused_options() -> None:
                 warnings._setoption(option)  # type: ignore[attr-defined]
 
 
-def tell(slug: str, message: str) -> None:
+def tell(slug: str, message: str, *, key: object = None, place: Any = None) -> None:
     """Warn once where no exception may come out: when a process starts, ends, or writes a file.
 
     Where warnings are errors, the warning is a line on stderr instead.
 
     Args:
-        slug: As of `warn_once`.
-        message: As of `warn_once`.
+        slug: As of `warn_once`, like the next three.
+        message: The sentence.
+        key: What "once" is counted by.
+        place: Where.
     """
     try:
-        warn_once(slug, message)
+        warn_once(slug, message, key=key, place=place)
     except TorchDeviceWarning as warning:
         if sys.stderr is not None:
             print(f"torchdevice: {warning}", file=sys.stderr)

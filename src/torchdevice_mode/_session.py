@@ -190,7 +190,8 @@ def _use(context: Context) -> None:
 
 
 def _begin(context: Context, undo: ExitStack) -> None:
-    """What few settings ask for, and is not imported where they do not."""
+    """What ends with the context; what few settings ask for is not imported where they do not."""
+    undo.callback(context.kept.look)
     if context.settings.rng == "cpu":
         from ._shims import cpu_random
 

@@ -39,6 +39,8 @@ def move_to(
         moved = func(args[0], device, *args[2:], **kwargs)
     if began:
         _note_copy(context, request, args[0], moved, began)
+    if request == "cpu":
+        _note_kept(context, args[0], moved)
     if moved.dtype is HELD_ONLY:
         refuse_held(moved, context.lacks_float64)
     return moved
@@ -60,6 +62,15 @@ def _note_copy(
     if type(tensor) not in _PLAIN or tensor.device.type == moved.device.type:
         return
     context.add_cost(request, caller(1), moved=bytes_of(moved), seconds=seconds)
+
+
+def _note_kept(context: Context, tensor: torch.Tensor, moved: torch.Tensor) -> None:
+    """Remember what a move to the CPU gave back as it was, where CUDA would have copied it."""
+    if moved is not tensor or is_compiling() or type(moved) not in _PLAIN or moved.is_inference():
+        return
+    # Most moves are of results, never written into; weights were, by their initialisation.
+    if moved._version and moved.device.type == context.target.type:
+        context.kept.note(moved, caller(1))
 
 
 def _blocking(
@@ -99,7 +110,10 @@ def move_to_named(device_type: str) -> Callable[..., Any]:
             request = index
         device = replacement(context, request)
         if device is None or not set(kwargs) <= _MOVE_KEYWORDS:
-            return func(*args, **kwargs)
+            moved = func(*args, **kwargs)
+            if request == "cpu":
+                _note_kept(context, args[0], moved)
+            return moved
         memory_format = kwargs.get("memory_format", torch.preserve_format)
         blocking = device.type == "mps" or not _non_blocking(args, kwargs)
         began = _copy_begins(args[0], device)
@@ -108,6 +122,8 @@ def move_to_named(device_type: str) -> Callable[..., Any]:
         )
         if began:
             _note_copy(context, request, args[0], moved, began)
+        if request == "cpu":
+            _note_kept(context, args[0], moved)
         if moved.dtype is HELD_ONLY:
             refuse_held(moved, context.lacks_float64)
         return moved
