@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 import torch
 
+import torchdevice_mode
 from torchdevice_mode._shims.cuda._surface import CUDA
 from torchdevice_mode._shims.mps._surface import MPS
 from torchdevice_mode._suggestions import ANY_DEVICE, ROWS, for_event, for_name
@@ -42,6 +43,37 @@ def test_what_is_to_be_written_is_python(row):
     elif text.endswith(":"):
         text = f"{text} pass"
     compile(text, row.name, "exec")
+
+
+# What a program has where a row is for it.
+_PROGRAM = """
+import torch
+x = torch.ones(3)
+y, f, index, seed, share, name, data = x, torch.exp, 0, 0, 0.5, "n", [1]
+backends, path = torch.nn.attention.SDPBackend.MATH, "weights.pt"
+model, state, stream = torch.nn.Linear(2, 2), torch.get_rng_state(), torch.Stream("cpu")
+torch.save({}, path)
+"""
+# How advice says that a spelling does not run everywhere.
+_NEEDS_MORE = (
+    *("it raises where there is no accelerator", "the CPU has not", "the CPU's is"),
+    *("accelerators that have graphs", "MPS has no float64", "Use a process for a device"),
+)
+
+
+@pytest.mark.parametrize("row", [r for r in ROWS if r.instead], ids=lambda row: row.name)
+def test_what_is_to_be_written_runs_anywhere_or_says_that_it_does_not(row, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = f"x{row.instead}" if row.instead.startswith(".") else row.instead
+    names = {}
+    try:
+        with torchdevice_mode.native():
+            exec(f"{_PROGRAM}\n{ANY_DEVICE}", names)
+            exec(f"{text} pass" if text.endswith(":") else text, names)
+    except (RuntimeError, AttributeError, TypeError, ValueError):
+        assert any(words in row.advice for words in _NEEDS_MORE)
+    finally:
+        torch.set_default_device(None)
 
 
 def test_the_device_of_all_suggestions_exists_on_any_machine():

@@ -56,9 +56,20 @@ def refuse_held(tensor: torch.Tensor, lacking: str) -> None:
 
 
 def bytes_of(tensor: torch.Tensor) -> int:
-    """What copying a tensor moves; of a sparse one, its values."""
+    """What copying a tensor moves; of a sparse one, its values and its indices."""
     if torch._C._get_tracing_state() is not None:
         return 0  # `torch.jit.trace` would record the question, and give a tensor for an answer
-    if tensor.layout is torch.strided:
-        return tensor.numel() * tensor.element_size()
-    return tensor._nnz() * tensor.element_size()
+    parts = [tensor]
+    if tensor.layout is not torch.strided:
+        parts = [getattr(tensor, name)() for name in _PARTS.get(tensor.layout, ())]
+    return sum(part.numel() * part.element_size() for part in parts)
+
+
+_BY_ROW, _BY_COLUMN = ("crow_indices", "col_indices"), ("ccol_indices", "row_indices")
+_PARTS = {
+    torch.sparse_coo: ("_indices", "_values"),
+    torch.sparse_csr: (*_BY_ROW, "values"),
+    torch.sparse_bsr: (*_BY_ROW, "values"),
+    torch.sparse_csc: (*_BY_COLUMN, "values"),
+    torch.sparse_bsc: (*_BY_COLUMN, "values"),
+}

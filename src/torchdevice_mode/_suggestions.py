@@ -18,6 +18,8 @@ ANY_DEVICE = (
 )
 """What `device` stands for in every suggestion: to be written once, where the program begins."""
 
+_CHOICE = ANY_DEVICE.removeprefix("device = ")
+
 
 class Suggestion(NamedTuple):
     """A row.
@@ -48,7 +50,7 @@ def _same(*names: str, instead: str = "torch.accelerator.{}()", advice: str) -> 
 ROWS: tuple[Suggestion, ...] = (
     # --- tensors and modules
     Suggestion("Tensor.cuda", ".to(device)", f"{_ONE}: .to(device) works on every machine."),
-    Suggestion("Tensor.cpu", ".cpu()", "It is right on every machine; leave it."),
+    Suggestion("Tensor.cpu", "", "Leave .cpu() as it is: it is right on every machine."),
     Suggestion("Module.cuda", ".to(device)", f"{_ONE}: .to(device) works on every machine."),
     Suggestion(
         "Tensor.is_cuda",
@@ -56,11 +58,13 @@ ROWS: tuple[Suggestion, ...] = (
         "Ask whether the tensor is on an accelerator, or compare x.device with device.",
     ),
     Suggestion(
-        "Tensor.get_device", "x.device.index", "Ask the tensor's device, which the CPU has too."
+        "Tensor.get_device",
+        "x.device",
+        "Ask for the device itself: a bare number is an index on the current accelerator.",
     ),
     Suggestion(
         "Tensor.pin_memory",
-        'pin_memory=device.type == "cuda"',
+        'x.pin_memory() if device.type == "cuda" else x',
         "Pinned memory speeds up copies to CUDA alone: pin only where the device is CUDA's.",
     ),
     Suggestion(
@@ -74,6 +78,11 @@ ROWS: tuple[Suggestion, ...] = (
         "device index",
         "device",
         "A bare number is an index on the current accelerator: hand on the device instead.",
+    ),
+    Suggestion(
+        "device choice",
+        _CHOICE,
+        "It makes the same choice for any accelerator: a torch.device, whose .type is the name.",
     ),
     Suggestion("torch.device", "device", f"{_ONE}, instead of writing its name here."),
     Suggestion(
@@ -183,8 +192,10 @@ ROWS: tuple[Suggestion, ...] = (
         "torch.Stream(device)",
         "It makes a stream of any device that has several; MPS has one.",
     ),
+    *_same("current_stream", advice=f"The same of any accelerator; {_GUARD}."),
     *_same(
-        *("current_stream", "set_stream"),
+        "set_stream",
+        instead="torch.accelerator.{}(stream)",
         advice=f"The same of any accelerator; {_GUARD}.",
     ),
     Suggestion(
@@ -232,7 +243,7 @@ ROWS: tuple[Suggestion, ...] = (
         Suggestion(
             f"torch.cuda.{name}",
             "torch.manual_seed(seed)",
-            "Drop it: torch.manual_seed seeds every device, the accelerator's included.",
+            "It seeds every device, the accelerator's included: one call is enough.",
         )
         for name in ("manual_seed", "manual_seed_all", "seed", "seed_all")
     ),
@@ -265,7 +276,9 @@ ROWS: tuple[Suggestion, ...] = (
         Suggestion(
             f"torch.cuda.{name}Tensor",
             f"torch.tensor(data, dtype=torch.{dtype}, device=device)",
-            "Types that name a device are deprecated: say dtype and device.",
+            "Types that name a device are deprecated: say dtype and device; of sizes instead of "
+            "data, torch.empty makes a tensor"
+            + ("; MPS has no float64." if name == "Double" else "."),
         )
         for name, dtype in (
             *(("Float", "float32"), ("Double", "float64"), ("Half", "float16")),
@@ -277,7 +290,7 @@ ROWS: tuple[Suggestion, ...] = (
     *(
         Suggestion(
             f"torch.cuda.{name}",
-            "torch.profiler.record_function(name)",
+            "with torch.profiler.record_function(name):",
             "It names a range for any profiler; NVTX is seen by NVIDIA's alone.",
         )
         for name in ("nvtx.range", "nvtx.range_push", "nvtx.range_start", "nvtx.mark")
@@ -367,7 +380,7 @@ ROWS: tuple[Suggestion, ...] = (
         Suggestion(
             f"torch.mps.{name}",
             "torch.manual_seed(seed)",
-            "Drop it: torch.manual_seed seeds every device, the accelerator's included.",
+            "It seeds every device, the accelerator's included: one call is enough.",
         )
         for name in ("manual_seed", "seed")
     ),
@@ -394,8 +407,8 @@ ROWS: tuple[Suggestion, ...] = (
     Suggestion(
         "event redirection no device",
         "",
-        "Leave it where it is moved later, as by model.to(device); else say device=device, since "
-        "plain torch makes it on the CPU.",
+        "Leave it where it is moved later, as by model.to(device), or meant for the CPU; else say "
+        "device=device, since plain torch makes it on the CPU.",
     ),
     Suggestion(
         "event redirection cpu",
@@ -405,9 +418,9 @@ ROWS: tuple[Suggestion, ...] = (
     ),
     Suggestion(
         "event redirection elsewhere",
-        "device",
-        "The name of the device comes from another line: hand on device instead, from where it "
-        "is set.",
+        "",
+        "The name of the device comes from another line: set it to device there, and leave this "
+        "line.",
     ),
     Suggestion("event redirection", "device", f"{_ONE}, instead of writing its name here."),
     Suggestion(

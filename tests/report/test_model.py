@@ -10,6 +10,7 @@ import pytest
 
 from torchdevice_mode._report._names import names_by_line
 from torchdevice_mode._report._sources import read_source
+from torchdevice_mode._suggestions import for_name
 
 from .conftest import an_entry
 
@@ -133,6 +134,59 @@ def test_an_entry_is_told_what_to_write(report_of, tmp_path, line, kind, asked, 
     file.write_text(PROGRAM)
     (entry,) = report_of(an_entry(file, line, kind, asked)).entries
     assert [row.instead for row in entry.suggestions] == [instead]
+
+
+_CHOICE = for_name("device choice").instead
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "asked", "written"),
+    [
+        ("d = 'cuda' if torch.cuda.is_available() else 'cpu'", "answer", "", [_CHOICE]),
+        ("d = 'cpu' if not args.gpu else 'cuda:0'", "redirection", "cuda:0", [_CHOICE]),
+        (
+            'd = torch.device("cuda" if torch.cuda.is_available() else "cpu")',
+            "redirection",
+            "cuda",
+            [_CHOICE],
+        ),
+        (
+            'd = torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu")',
+            "redirection",
+            "cuda",
+            [_CHOICE],
+        ),
+        (
+            "t = 'half' if torch.cuda.is_available() else 'float'",
+            "answer",
+            "",
+            ["torch.accelerator.is_available()"],
+        ),
+        (
+            'x = f("cuda") if torch.cuda.is_available() else None',
+            "answer",
+            "",
+            ["torch.accelerator.is_available()"],
+        ),
+        ("y = x.cpu()", "redirection", "cpu", [for_name("Tensor.cpu").instead]),
+        ("y = x.cuda().cpu()", "redirection", "cuda", [".to(device)"]),
+        ("x = x.to(opt.where)", "redirection", "cuda", [""]),
+        ("x = x.to(0)", "redirection", "0", ["device"]),
+        (
+            "s = torch.load(f, map_location=torch.device('cuda'))",
+            "redirection",
+            "cuda",
+            ['torch.load(path, map_location="cpu")'],
+        ),
+    ],
+)
+def test_what_is_to_be_written_suits_the_line(report_of, tmp_path, text, kind, asked, written):
+    file = tmp_path / "program.py"
+    file.write_text(f"{text}\n")
+    (entry,) = report_of(
+        an_entry(file, kind=kind, asked=asked or "torch.cuda.is_available")
+    ).entries
+    assert [row.instead for row in entry.suggestions] == written
 
 
 def test_a_device_that_comes_from_another_line_is_said_to(report_of, tmp_path):

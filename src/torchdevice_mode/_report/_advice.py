@@ -28,21 +28,30 @@ def advise(
         return ()
     if asked == "no device" and any(_is_accelerator(other) for other in beside):
         return ()  # what moves it from there is told, and does this as well
-    of_event = for_event(kind, asked)
     if kind != "redirection" or asked == "no device" or asked.startswith("cpu"):
-        return () if of_event is None else (of_event,)
+        row = _row_of_event(kind, asked, names)
+        return () if row is None else (row,)
     found = [for_name(name) for name in names if name not in beside]
     rows = dict.fromkeys(row for row in found if row is not None and _concerns(row.name))
     if not any(_asks(row.name) for row in rows):
-        handed_on = for_event("redirection", "elsewhere")
-        if handed_on is not None:
-            rows = {handed_on: None, **rows}
+        # A number may well come from another line, but says too little wherever it is from.
+        named = for_name("device index") if asked.isdecimal() else for_event(kind, "elsewhere")
+        if named is not None:
+            rows = {named: None, **rows}
     return tuple(rows)
+
+
+def _row_of_event(kind: str, asked: str, names: Sequence[str]) -> Suggestion | None:
+    if kind == "answer" and "device choice" in names and asked.endswith(".is_available"):
+        return for_name("device choice")  # the question alone would still choose CUDA
+    if kind == "redirection" and "Tensor.cpu" in names and asked.startswith("cpu"):
+        return for_name("Tensor.cpu")
+    return for_event(kind, asked)
 
 
 def _concerns(name: str) -> bool:
     """Whether what a row is about has to do with where a tensor goes."""
-    return _asks(name) or name.startswith("Tensor.")
+    return _asks(name) or (name.startswith("Tensor.") and name != "Tensor.cpu")
 
 
 def _is_accelerator(asked: str) -> bool:

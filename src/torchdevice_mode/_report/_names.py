@@ -14,12 +14,12 @@ __all__ = ["names_by_line"]
 _DEVICE = re.compile(r"(cuda|mps|xpu|hpu|npu|mtia)(:\d*)?")
 _TENSOR_TYPE = re.compile(r"torch\.cuda\.\w+Tensor")
 # Called: `args.cuda` is most often an option of the program.
-_METHODS = frozenset({"cuda", "get_device", "pin_memory"})
+_METHODS = frozenset({"cuda", "cpu", "get_device", "pin_memory"})
 # Calls that are told as a whole: what they are given is not told again.
 _WHOLE = frozenset(
     {
         *("torch.autocast", "torch.amp.autocast", "torch.amp.GradScaler", "torch.Generator"),
-        *("torch.cuda.amp.autocast", "torch.cuda.amp.GradScaler"),
+        *("torch.cuda.amp.autocast", "torch.cuda.amp.GradScaler", "torch.load"),
         "torch.distributed.init_process_group",
     }
 )
@@ -85,6 +85,10 @@ def _names(node: ast.AST, aliases: dict[str, str], *, top: bool = False) -> Iter
     """Names in an expression, or in a statement without the statements inside it."""
     if isinstance(node, (ast.stmt, ast.ExceptHandler, ast.Import)) and not top:
         return
+    if isinstance(node, ast.IfExp) and _is_choice(node):
+        yield "device choice"
+        yield from _names(node.test, aliases)
+        return
     if isinstance(node, ast.Call):
         name = _dotted(node.func, aliases)
         if name in _WHOLE:
@@ -114,6 +118,17 @@ def _names(node: ast.AST, aliases: dict[str, str], *, top: bool = False) -> Iter
         yield "device index"
     for child in ast.iter_child_nodes(node):
         yield from _names(child, aliases)
+
+
+def _is_choice(node: ast.IfExp) -> bool:
+    """Whether an expression chooses between an accelerator and the CPU, as in so many programs."""
+    # Each as it stands, or in `torch.device(...)`.
+    ends = [
+        end.args[0] if isinstance(end, ast.Call) and len(end.args) == 1 else end
+        for end in (node.body, node.orelse)
+    ]
+    texts = {str(end.value) for end in ends if isinstance(end, ast.Constant)}
+    return len(texts) == 2 and "cpu" in texts and any(map(_DEVICE.fullmatch, texts))
 
 
 def _is_number(node: ast.AST) -> bool:

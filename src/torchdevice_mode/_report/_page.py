@@ -162,8 +162,8 @@ def _changes(report: Report, ids: dict[str, str]) -> str:
         for row in ordered
     ]
     return (
-        '<p class="about">These spellings run on any machine, without torchdevice. In all of them, '
-        "<code>device</code> is set once, where the program begins:</p>\n"
+        '<p class="about">These spellings of plain torch name no particular device. In all of '
+        "them, <code>device</code> is set once, where the program begins:</p>\n"
         f'<pre class="once"><code>{text(ANY_DEVICE)}</code></pre>\n'
         + table(
             "What to write instead, for the most lines first",
