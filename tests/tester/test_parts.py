@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import os
 import sys
 import threading
 import time
+import unittest
 
 import pytest
 
@@ -72,6 +74,44 @@ def test_an_error_of_any_class_is_described():
     assert len(told["text"]) < 30_000
     json.dumps(describe(UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad")))
     assert describe(ValueError("\udcff"))["type"] == "ValueError"
+
+
+def halves(x):
+    """Half of it.
+
+    >>> halves(1)
+    0.5
+    >>> halves("x")
+    """
+    return 1 / 0 if x == "x" else x
+
+
+def test_an_example_of_a_doctest_is_described_by_what_was_wrong():
+    [test] = doctest.DocTestFinder().find(halves, "halves", globs={"halves": halves})
+    runner = doctest.DebugRunner(verbose=False)
+    with pytest.raises(doctest.DocTestFailure) as failure:
+        runner.run(test, clear_globs=False)
+    told = describe(failure.value)
+    assert told["message"] == "expected 0.5, got 1"
+    line = halves.__code__.co_firstlineno + 3
+    assert told["place"] == f"{__file__}:{line} in halves"
+    test.examples = test.examples[1:]
+    with pytest.raises(doctest.UnexpectedException) as failure:
+        runner.run(test)
+    told = describe(failure.value)
+    assert told["type"] == "ZeroDivisionError" and told["place"].endswith(" in halves")
+
+
+def test_the_place_of_a_failed_assertion_is_where_it_was_made():
+    def helper():
+        __tracebackhide__ = True
+        unittest.TestCase().assertEqual(1, 2)
+
+    with pytest.raises(AssertionError) as failure:
+        helper()
+    assert describe(failure.value)["place"].endswith(
+        " in test_the_place_of_a_failed_assertion_is_where_it_was_made"
+    )
 
 
 # --- command lines -----------------------------------------------------------------------------
@@ -285,7 +325,8 @@ def test_names_of_files_about_a_unit_are_plain(unit):
     assert unit in ("",) or slug(unit + "x") != name
 
 
-def test_a_task_survives_its_variable():
-    task = Task("ü\n", only=["a::b"], skip=["\udcff"], name="n")
-    assert Task(**json.loads(task.to_text())) == task
+def test_a_task_survives_its_file(tmp_path):
+    task = Task("ü\n", only=frozenset(["a::b"]), skip=frozenset(["\udcff"]), name="n")
+    task.write(tmp_path / "task")
+    assert Task.read(tmp_path / "task") == task
     assert task.leaves_out("other") and not task.leaves_out("a::b")

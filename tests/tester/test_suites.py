@@ -21,6 +21,13 @@ from torchdevice_mode._tester import command
 from torchdevice_mode.cli import main
 
 REDIRECTED = "__import__('os').environ.get('ACTIVATE_TORCH_DEVICE')"
+JUNIT = {
+    "testsuites": {"name", "tests", "failures", "errors"},
+    "testsuite": {"name", "tests", "failures", "errors", "skipped", "time", "timestamp"},
+    "testcase": {"name", "classname", "time"},
+    "failure": {"type", "message"},
+}
+"""Attributes that the schema of Jenkins has, which pytest's own files are made for."""
 ODD = ["a/b", "c::d", "ü ö", "e\nf", "[g]", "<b>&amp;", "", "`h`", "|"]
 
 
@@ -67,18 +74,31 @@ def outcomes(told, run="redirected"):
     return {one["test"]: one["after"] for one in comparison["tests"]}
 
 
-def test_a_suite_with_everything(project, capsys):
+def test_a_suite_with_everything(project, capsys, monkeypatch):
     write(
         project,
         {
             "pyproject.toml": """
                 [tool.pytest.ini_options]
-                addopts = "-n 2 -x --junitxml=own.xml --basetemp=own --own-option"
+                addopts = "-n 2 -x --sw --junitxml=own.xml --basetemp=own --own-option --cov=."
                 testpaths = ["tests", "more"]
+                xfail_strict = true
                 """,
             "tests/conftest.py": """
                 def pytest_addoption(parser):
                     parser.addoption("--own-option", action="store_true")
+                """,
+            # What stands for pytest-cov and pytest-randomly.
+            "like_others.py": """
+                def pytest_addoption(parser):
+                    parser.addoption("--cov", dest="cov_source", action="append")
+                    parser.addoption("--randomly-seed", dest="randomly_seed", default="default")
+
+                def pytest_load_initial_conftests(early_config):
+                    assert not early_config.known_args_namespace.cov_source
+
+                def pytest_configure(config):
+                    assert config.option.randomly_seed in (0, "0")
                 """,
             "tests/test_odd.py": f"""
                 import pytest
@@ -102,6 +122,9 @@ def test_a_suite_with_everything(project, capsys):
                         for part in range(3):
                             with self.subTest(part=part):
                                 self.assertTrue(part != 1 or not REDIRECTED)
+
+                @pytest.mark.xfail(reason="as known")
+                def test_expected(): assert REDIRECTED
                 """,
             "tests/test_broken.py": "import no_such_module",
             "tests/test_here.py": "if REDIRECTED: raise OSError('here')\ndef test_a(): pass",
@@ -113,7 +136,9 @@ def test_a_suite_with_everything(project, capsys):
         },
     )
     (project / "tests/two/__init__.py").touch()
-    code, told = run("--report=out/page.html", "--report=junit.xml")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(project), *sys.path]))
+    options = ["--report=out/page.html", "--report=junit.xml"]
+    code, told = run(*options, "--", "pytest", "-p", "like_others", "-k", "not nothing")
     assert code == 1
     found = categories(told)
     assert found["tests/test_odd.py::test_sign[c::d]"] == "newly failing"
@@ -128,17 +153,27 @@ def test_a_suite_with_everything(project, capsys):
     assert "tests/test_here.py" not in found and "tests/test_whole.py" not in found
     causes = {cause["message"].splitlines()[0]: cause for cause in told["comparisons"][0]["causes"]}
     assert causes["number 12"]["tests"] == 2, "two tests whose messages differ in a number"
+    assert "[XPASS(strict)] as known" in causes
     assert causes["here"]["type"] == "OSError" and "test_here.py:1" in causes["here"]["place"]
     # The files that the suite's own options name are nobody's.
     assert not (project / "own.xml").exists()
+    noted = [path.name for path in (project / ".pytest_cache").rglob("*") if path.is_file()]
+    assert not {"lastfailed", "nodeids", "stepwise"} & set(noted)
     # What is printed: each failing test's cause, and the command that repeats it.
     said = capsys.readouterr()
-    assert "torchdevice run -m pytest 'tests/test_odd.py::test_sign[c::d]'" in said.out
+    options = "-p like_others -k 'not nothing' --randomly-seed=0"
+    assert f"torchdevice run -m pytest {options} 'tests/test_odd.py::test_sign[c::d]'" in said.out
+    assert (
+        "`pytest -p like_others -k 'not nothing'`"
+        in (project / ".torchdevice_test/report.md").read_text()
+    )
     assert said.err.startswith("torchdevice: 7 files of tests, plain and redirected to cpu\n")
     assert "[14/14] " in said.err
     page = (project / "out/page.html").read_text()
     assert "<b>&amp;" not in page and 'href="../.torchdevice_test/logs/redirected/' in page
-    cases = ElementTree.parse(project / "junit.xml").getroot().iter("testcase")
+    tree = ElementTree.parse(project / "junit.xml").getroot()
+    assert {tag: {name for one in tree.iter(tag) for name in one.attrib} for tag in JUNIT} == JUNIT
+    cases = list(tree.iter("testcase"))
     failing = [case.get("name") for case in cases if len(case) and case[0].tag != "skipped"]
     assert len(failing) == sum(category == "newly failing" for category in found.values())
     # The commands do what they say.
@@ -294,7 +329,10 @@ def test_parts_of_a_suite(project):
             "pkg/mod.py": "def test_x(): raise SystemExit\ndef f():\n  '''\n  >>> 1\n  1\n  '''",
         },
     )
-    _, told = run("--", "pytest", "a/test_a.py::TestX::test_2", "a/test_b.py", "-k", "test_2")
+    words = ["a/test_a.py::TestX::test_2", "a/test_b.py", "pkg/mod.py::nope", "-k", "test_2"]
+    _, told = run("--", "pytest", *words)
+    [problem] = told["runs"][0]["problems"]
+    assert problem["file"] == "pkg/mod.py" and "not found: " in problem["problem"]
     assert set(categories(told)) == {"a/test_a.py::TestX::test_2", "a/test_b.py::test_2"}
     _, told = run("--", "pytest", "--doctest-modules", "pkg")
     assert set(categories(told)) == {"pkg/mod.py::pkg.mod.f"}
@@ -370,6 +408,12 @@ def test_tests_none_of_which_can_be_imported(project, runner, capsys):
         ({}, [], "there are no tests: pytest collects none."),
         ({"test_a.py": ""}, [], "there are no tests: pytest collects none."),
         ({"test_a.py": ""}, ["--", "unittest"], "there are no tests: unittest collects none."),
+        (
+            {"test_a.py": "def test_a(): pass"},
+            ["--", "pytest", "--collect-only"],
+            "no test was run: pytest --collect-only only collects them.",
+        ),
+        ({}, ["--", "pytest", "--version"], "collect the tests (it ended before it came to them)"),
         ({}, ["--", "pytest", "nowhere"], "file or directory not found: nowhere"),
         ({}, ["--", "pytest", "--no-such-option"], "unrecognized arguments: --no-such-option"),
         ({"conftest.py": "import no_such"}, [], "No module named 'no_such'"),
@@ -389,7 +433,7 @@ def test_what_cannot_be_run_is_said_and_exits_2(project, capsys, files, words, c
     assert said.endswith(f"{errors[0]}\n"), "it is one line, and the last"
 
 
-def test_strict_counts_what_only_the_redirected_run_runs(project):
+def test_strict_counts_what_only_the_redirected_run_runs(project, capsys):
     write(
         project,
         {"test_a.py": "import pytest\n@pytest.mark.skipif('not REDIRECTED')\ndef test_a(): 1 / 0"},
@@ -400,7 +444,10 @@ def test_strict_counts_what_only_the_redirected_run_runs(project):
     )
     code, told = run()
     assert code == 0 and categories(told) == {"test_a.py::test_a": "only redirected, failing"}
-    assert run("--strict")[0] == 1
+    capsys.readouterr()
+    assert run("--strict", "--quiet")[0] == 1
+    [line] = "".join(capsys.readouterr()).splitlines()
+    assert line.startswith("torchdevice: no test that passes on plain torch fails redirected; 1 ")
 
 
 def test_the_settings_reach_the_tests(project, monkeypatch):

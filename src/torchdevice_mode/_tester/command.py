@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic
 from types import FrameType
@@ -17,7 +19,7 @@ from typing import Any
 from .. import __version__
 from .._command_settings import choose
 from .._run import Program
-from .._words import counted
+from .._words import counted, printable
 from . import process
 from .compare import Comparison, compare
 from .document import Session, document
@@ -29,7 +31,7 @@ from .results import Store, UnitResult
 from .runner import Listed, Runner, environment_for
 from .stream import Result
 from .suite import PLAIN, Run, Suite, SuiteError, options_of
-from .text import markdown, text
+from .text import headline, markdown, text
 
 __all__ = ["DEFAULT_RESULTS", "REPORTS", "test"]
 
@@ -100,6 +102,11 @@ def test(options: Mapping[str, Any], program: Program | None) -> int:
         except (KeyboardInterrupt, Stopped):
             runner.stop.set()
             state.interrupted = True
+        except OSError as error:
+            raise SuiteError(
+                f"the tests cannot go on ({error.strerror or error}): put that right, and go on "
+                f"with --resume."
+            ) from error
     comparisons = _compare(runs, state)
     code = _exit_code(state, comparisons, strict=bool(options["strict"]))
     session = Session(
@@ -115,20 +122,42 @@ def test(options: Mapping[str, Any], program: Program | None) -> int:
     )
     told = document(session, version=__version__, exit_code=code)
     _write(told, store.folder, options["reports"] or (), strict=bool(options["strict"]))
-    shown = " ".join(suite.shown)
+    shown = shlex.join(suite.shown)
     if code == 2 and not any(run["outcomes"] for run in told["runs"]):
         raise SuiteError(f"there are no tests: {shown} collects none.")
-    _print(text(told))
+    if not quiet or code == 2:
+        _print(text(told), store.folder)
+    if code == 2 and any("not run" in run["outcomes"] for run in told["runs"]):
+        raise SuiteError(f"no test was run: {shown} only collects them.")
     if code == 2:
         raise SuiteError(f"no test could be run: {shown} collects none without an error.")
-    _print(f"torchdevice: reports are in {store.folder} (report.html, .md, .json, .xml)")
+    if quiet:
+        _print(f"torchdevice: {headline(told)}", store.folder)
+    else:
+        files = "report.html, .md, .json, .xml"
+        _print(f"torchdevice: reports are in {store.folder} ({files})", store.folder)
     return code
 
 
-def _print(words: str) -> None:
-    """Print, also names of tests that the terminal has no signs for."""
+def _print(words: str, folder: Path) -> None:
+    """Print, also names of tests that the terminal has no signs for; who stops reading may."""
     encoding = sys.stdout.encoding or "utf-8"
-    print(words.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    try:
+        print(printable(words).encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    except OSError as error:
+        # What is still in the buffer has to go somewhere when the process ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            raise SuiteError(
+                f"what came out cannot be printed ({error.strerror or error}): reports of it are "
+                f"in {folder}."
+            ) from error
+
+
+def _note(words: str) -> None:
+    """Say what goes on, where somebody listens."""
+    with suppress(OSError, ValueError):
+        print(words, file=sys.stderr, flush=True)
 
 
 def _numbers(options: Mapping[str, Any]) -> tuple[int, float, int]:
@@ -165,16 +194,12 @@ def _prepare(runner: Runner, runs: Sequence[Run], state: _State, quiet: bool) ->
         if not run.is_plain:
             state.facts |= _look(runner, run)
     state.listed = runner.list_units(runs[0])
-    runner.suite = Suite(runner.suite.runner, runner.suite.arguments, state.listed.words)
+    listed = state.listed
+    runner.suite = replace(runner.suite, words=listed.words, added=listed.options)
     if not quiet:
         targets = ", ".join(f"{run.name} to {state.facts[run.name]}" for run in runs[1:])
-        number = len(state.listed.units)
-        noun = "file" if number == 1 else "files"
-        print(
-            f"torchdevice: {number} {noun} of tests, plain and {targets}",
-            file=sys.stderr,
-            flush=True,
-        )
+        files = counted(len(listed.units), "file")
+        _note(f"torchdevice: {files} of tests, plain and {targets}")
 
 
 def _look(runner: Runner, run: Run) -> dict[str, str]:
@@ -243,8 +268,9 @@ def _repeat(
     if not wanted:
         return
     if not quiet:
-        tests_ = counted(sum(map(len, wanted.values())), "test")
-        print(f"torchdevice: repeating {tests_} that differ", file=sys.stderr, flush=True)
+        number_of = sum(map(len, wanted.values()))
+        verb = "differs" if number_of == 1 else "differ"
+        _note(f"torchdevice: repeating {counted(number_of, 'test')} that {verb}")
     by_name = {run.name: run for run in runs}
 
     def done(repeated: tuple[Run, str, dict[str, Result]]) -> None:
@@ -265,8 +291,9 @@ def _exit_code(state: _State, comparisons: Sequence[Comparison], *, strict: bool
     if state.interrupted:
         return _INTERRUPTED
     units = [unit for units in state.results.values() for unit in units.values()]
+    results = [one for unit in units for one in unit.results.values()]
     # A file that cannot be collected has a result, and is no test.
-    if not any(one.target != "file" for unit in units for one in unit.results.values()):
+    if not any(one.target != "file" and one.outcome != "not run" for one in results):
         return 2
     counted = ("newly failing", "only redirected, failing") if strict else ("newly failing",)
     return int(any(one.count(category) for one in comparisons for category in counted))

@@ -28,14 +28,19 @@ def junit(document: dict[str, Any], *, strict: bool = False) -> str:
     """
     root = ElementTree.Element("testsuites", name="torchdevice test")
     for comparison in document["comparisons"]:
-        _add_suite(root, comparison, strict)
-    _count(root, root)
+        _add_suite(root, document, comparison, strict)
+    _count(root)
     ElementTree.indent(root)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(root, "unicode") + "\n"
 
 
-def _add_suite(root: ElementTree.Element, comparison: dict[str, Any], strict: bool) -> None:
+def _add_suite(
+    root: ElementTree.Element, document: dict[str, Any], comparison: dict[str, Any], strict: bool
+) -> None:
     suite = ElementTree.SubElement(root, "testsuite", name=f"torchdevice.{comparison['run']}")
+    seconds = sum(test["seconds"] for test in comparison["tests"])
+    # Of no time zone, as the schema has it.
+    suite.attrib |= {"time": f"{seconds:.3f}", "timestamp": document["created"][:19]}
     causes = {cause["cause"]: cause for cause in comparison["causes"]}
     for test in comparison["tests"]:
         file, _, name = test["test"].partition("::")
@@ -44,11 +49,11 @@ def _add_suite(root: ElementTree.Element, comparison: dict[str, Any], strict: bo
             "testcase",
             classname=_clean(f"{comparison['run']}.{file.removesuffix('.py').replace('/', '.')}"),
             name=_clean(name or file),
-            file=_clean(test["file"]),
             time=f"{test['seconds']:.3f}",
         )
         _add_outcome(case, test, causes.get(test.get("cause", 0)), strict)
-    _count(suite, suite)
+    _count(suite)
+    suite.set("skipped", str(len(suite.findall(".//skipped"))))
 
 
 def _add_outcome(
@@ -58,7 +63,8 @@ def _add_outcome(
     if category == "newly failing" or (strict and category == "only redirected, failing"):
         kind = "failure" if test["after"] == "failed" else "error"
         message = f"{category}: {said}"
-        failure = ElementTree.SubElement(case, kind, message=_clean(message))
+        type_ = cause["type"] if cause is not None else ""
+        failure = ElementTree.SubElement(case, kind, type=_clean(type_), message=_clean(message))
         if cause is not None:
             failure.text = _clean(f"{cause['text']}\n\nRepeat with: {test.get('repeat', '')}")
     elif category in ("passing alike", "newly passing", "only redirected, passing", "flaky"):
@@ -68,11 +74,9 @@ def _add_outcome(
         ElementTree.SubElement(case, "skipped", message=_clean(message))
 
 
-def _count(element: ElementTree.Element, under: ElementTree.Element) -> None:
-    element.set("tests", str(len(under.findall(".//testcase"))))
-    element.set("failures", str(len(under.findall(".//failure"))))
-    element.set("errors", str(len(under.findall(".//error"))))
-    element.set("skipped", str(len(under.findall(".//skipped"))))
+def _count(element: ElementTree.Element) -> None:
+    for name, tag in (("tests", "testcase"), ("failures", "failure"), ("errors", "error")):
+        element.set(name, str(len(element.findall(f".//{tag}"))))
 
 
 def _clean(words: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterable, Iterator
 from html import escape
 from pathlib import Path
@@ -12,7 +13,7 @@ from urllib.parse import quote
 
 from .._words import counted
 from .compare import CATEGORIES
-from .text import events, headline, how_many, named, one_line
+from .text import events, headline, how_many, is_empty, named, one_line
 
 __all__ = ["page"]
 
@@ -35,7 +36,7 @@ def page(document: dict[str, Any], *, results: str = ".") -> str:
     """
     style = (_HERE / "page.css").read_text(encoding="utf-8")
     script = (_HERE / "page.js").read_text(encoding="utf-8")
-    title = f"torchdevice test: {' '.join(document['command'])}"
+    title = f"torchdevice test: {shlex.join(document['command'])}"
     parts = [
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8">',
@@ -54,11 +55,12 @@ def page(document: dict[str, Any], *, results: str = ".") -> str:
 
 def _head(document: dict[str, Any]) -> Iterator[str]:
     counts = [comparison["counts"] for comparison in document["comparisons"]]
+    is_bad = is_empty(document) or any("newly failing" in c for c in counts)
     is_open = document["interrupted"] or any("only redirected, failing" in c for c in counts)
-    state = "bad" if any("newly failing" in c for c in counts) else "open" if is_open else "good"
+    state = "bad" if is_bad else "open" if is_open else "good"
     sentence = headline(document)
     facts = [
-        _code(" ".join(document["command"])),
+        _code(shlex.join(document["command"])),
         f"in {_code(document['folder'])}",
         f"torch {_text(document['torch'])}" if document["torch"] else "",
         f"Python {_text(document['python'])} on {_text(document['platform'])}",
@@ -70,7 +72,9 @@ def _head(document: dict[str, Any]) -> Iterator[str]:
 
 
 def _runs(document: dict[str, Any], results: str) -> Iterator[str]:
-    yield '<section aria-labelledby="runs"><h2 id="runs">Runs</h2><div class="scroll"><table>'
+    yield '<section aria-labelledby="runs"><h2 id="runs">Runs</h2>'
+    # What scrolls is reached by the keyboard.
+    yield '<div class="scroll" tabindex="0" role="group" aria-labelledby="runs"><table>'
     yield "<thead><tr><th>Run</th><th>Target</th><th>Outcomes</th><th>Redirected</th>"
     yield '<th class="number">Time</th></tr></thead><tbody>'
     for run in document["runs"]:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from .events import events
-from .stream import Task, Writer, cut, describe
+from .stream import Task, Writer, cut, describe, described
 
 # A suite may have thousands of failures, and all are kept.
 _LONGEST = 12_000
@@ -37,6 +37,19 @@ _writer.put("process", pid=os.getpid())
 
 # --- options that would spoil it ---------------------------------------------------------------
 
+# The same for all processes, so that runs differ in redirection only; and as whoever repeats a
+# test has to give it.
+_SEED = 0
+# What failed last, and so on, is for the user's own runs to note.
+_NOTED = ("cache/lastfailed", "cache/nodeids", "cache/stepwise", "randomly_seed")
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None, object, object]:
+    # All processes would write to one file, and what one of them covers tells nothing.
+    early_config.known_args_namespace.cov_source = []
+    return (yield)
+
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> Generator[None, object, object]:
@@ -46,8 +59,11 @@ def pytest_cmdline_main(config: pytest.Config) -> Generator[None, object, object
         option.numprocesses, option.dist, option.tx = 0, "no", []
     # Results of all tests are compared, and the processes must not write to the same file.
     option.maxfail = 0
+    option.stepwise = option.stepwise_skip = option.stepwise_reset = False
     option.continue_on_collection_errors = True
     option.usepdb = False
+    if getattr(option, "randomly_seed", None) == "default":
+        option.randomly_seed = _SEED
     if getattr(option, "xmlpath", None):
         option.xmlpath = None
     if getattr(option, "basetemp", None):
@@ -59,12 +75,16 @@ def pytest_cmdline_main(config: pytest.Config) -> Generator[None, object, object
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
-    # What failed last is for the user's own runs to note, unless this one asks for it.
-    option = config.option
-    plugins = {"lfplugin": ("lf", "failedfirst"), "nfplugin": ("newfirst",)}
-    for name, asked in plugins.items():
-        if not any(getattr(option, each, False) for each in asked):
-            config.pluginmanager.unregister(name=name)
+    cache = getattr(config, "cache", None)
+    if cache is None:
+        return
+    put = cache.set
+
+    def put_others(key: str, value: object) -> None:
+        if key not in _NOTED:
+            put(key, value)
+
+    cache.set = put_others
 
 
 # --- collection --------------------------------------------------------------------------------
@@ -78,7 +98,14 @@ def pytest_collection(session: pytest.Session) -> None:
         return
     words = list(getattr(config.option, "file_or_dir", None) or [])
     ini = str(config.inipath) if config.inipath is not None else ""
-    _writer.put("session", root=str(config.rootpath), ini=ini, words=[str(w) for w in words])
+    shuffled = getattr(config.option, "randomly_seed", None) == _SEED
+    _writer.put(
+        "session",
+        root=str(config.rootpath),
+        ini=ini,
+        words=[str(w) for w in words],
+        options=[f"--randomly-seed={_SEED}"] if shuffled else [],
+    )
     config.args = list(dict.fromkeys(_file_of(word) for word in config.args))
 
 
@@ -149,10 +176,7 @@ def pytest_collectreport(report: pytest.CollectReport) -> None:
         _writer.put("result", test=report.nodeid, outcome="skipped", reason=reason, target="file")
         return
     error = _errors.get(report.nodeid)
-    if error is None:
-        text = report.longreprtext
-        error = {"type": "", "message": text.strip().splitlines()[-1:][0] if text.strip() else ""}
-        error["text"] = text
+    error = error or described(report.longreprtext)
     _writer.put("result", test=report.nodeid, outcome="error", error=error, target="file")
 
 
@@ -196,7 +220,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if hasattr(report, "wasxfail"):
         outcome = {"skipped": "xfailed", "passed": "xpassed"}.get(outcome, outcome)
     if outcome == "failed":
-        told = vars(report).get("torchdevice_error") or {"text": report.longreprtext}
+        told = vars(report).get("torchdevice_error") or described(report.longreprtext)
         printed = "\n".join(f"--- {title} ---\n{text}" for title, text in report.sections if text)
         fields["error"] = told | {
             "text": cut(f"{told.get('text', '')}\n{printed}".strip(), _LONGEST)

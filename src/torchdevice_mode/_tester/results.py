@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -100,8 +101,7 @@ class Store:
                     f"another folder with --results."
                 )
             if resume and before is not None and before != json.loads(json.dumps(told)):
-                same = before.get("command") == told.get("command")
-                of = "this command with other options" if same else "another command"
+                of = _what_differs(before, told)
                 raise SuiteError(
                     f"{self.folder} holds results of {of} ({_command(before)}): leave "
                     f"--resume out, or give another folder with --results."
@@ -162,5 +162,14 @@ class Store:
         part.replace(path)
 
 
+def _what_differs(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    if before.get("command") != now.get("command"):
+        return "another command"
+    if before.get("folder") != now.get("folder"):
+        return "this command in another folder"
+    same = before.get("runs") == now.get("runs")
+    return "this command by another Python" if same else "this command with other options"
+
+
 def _command(manifest: Mapping[str, Any]) -> str:
-    return " ".join(map(str, manifest.get("command", ["unknown"])))
+    return shlex.join(map(str, manifest.get("command", ["unknown"])))

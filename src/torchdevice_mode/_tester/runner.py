@@ -25,6 +25,8 @@ __all__ = ["Listed", "Runner"]
 # A file each of whose tests crashes would take a process for each.
 _MOST_CRASHES = 10
 _MOST_TIME_OUTS = 2
+# pytest's exit code where arguments name what is not there.
+_USAGE = 4
 _TAIL = 6_000
 _T = TypeVar("_T")
 
@@ -37,11 +39,13 @@ class Listed:
         units: Files, or names for unittest, in the order of the suite.
         root: The folder that names of tests begin at.
         words: Arguments that name files and tests.
+        options: What a user adds to the command line, to repeat a test as it ran here.
     """
 
     units: tuple[str, ...]
     root: str
     words: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -78,7 +82,8 @@ class Runner:
                 f"{self.suite.runner} could not collect the tests ({_complaint(log, ended)}): "
                 f"{log} has all that it said."
             )
-        return Listed(units, session.get("root", ""), tuple(session.get("words", ())))
+        told = (tuple(session.get(name, ())) for name in ("words", "options"))
+        return Listed(units, session.get("root", ""), *told)
 
     def run_all(
         self,
@@ -142,8 +147,7 @@ class Runner:
         result.log = str(self.store.log(run.name, unit).relative_to(self.store.folder))
         crashes = time_outs = 0
         while True:
-            before = list(result.results)
-            task = Task(unit, skip=before, name=f"{run.name}-{slug(unit)}")
+            task = Task(unit, skip=frozenset(result.results), name=f"{run.name}-{slug(unit)}")
             log, ended, folded = self._process(run, unit, task)
             blamed = _take(result, folded, ended, log)
             crashes += 1
@@ -160,7 +164,7 @@ class Runner:
     def _repeat(
         self, run: Run, unit: str, tests: Sequence[str]
     ) -> tuple[Run, str, dict[str, Result]]:
-        task = Task(unit, only=list(tests), name=f"{run.name}-{slug(unit)}")
+        task = Task(unit, only=frozenset(tests), name=f"{run.name}-{slug(unit)}")
         log, ended, folded = self._process(run, unit, task)
         again = UnitResult(unit, run.name)
         _take(again, folded, ended, log)
@@ -171,15 +175,18 @@ class Runner:
             raise Stopped
         stream = self.store.stream(run.name, unit)
         log = self.store.log(run.name, unit)
+        task_file = stream.with_suffix(".task")
+        task.write(task_file)
         ended = process.run(
-            self.suite.command(run, task),
-            environ=self.suite.environ(run, task, stream, self.environ),
+            self.suite.command(run),
+            environ=self.suite.environ(run, task_file, stream, self.environ),
             log=log,
             limit=self.limit,
             stop=self.stop,
         )
         folded = fold(stream)
-        stream.unlink(missing_ok=True)
+        for file in (stream, task_file):
+            file.unlink(missing_ok=True)
         return log, ended, folded
 
 
@@ -195,6 +202,8 @@ def _take(result: UnitResult, folded: Folded, ended: Ended, log: Path) -> bool:
         result.events[kind] = result.events.get(kind, 0) + count
     if folded.ended and not folded.running and not ended.timed_out and ended.code >= 0:
         result.problem = folded.note
+        if ended.code == _USAGE and not folded.results and not result.problem:
+            result.problem = _complaint(log, ended)  # such as a test that is not in the file
         return False
     how = folded.note or f"the process {ended.how}"
     result.problem = how
@@ -216,8 +225,14 @@ def _take(result: UnitResult, folded: Folded, ended: Ended, log: Path) -> bool:
 
 def _complaint(log: Path, ended: Ended) -> str:
     """The line of a process's output that says what was wrong."""
+    if ended.code == 0:
+        return "it ended before it came to them"  # --help, --version and the like
     lines = [line.strip() for line in said(log).splitlines() if line.strip()]
-    errors = [line for line in lines if "rror" in line and "::" not in line]
+    errors = [
+        line
+        for line in lines
+        if line.startswith("ERROR: ") or ("rror" in line and "::" not in line)
+    ]
     found = next(iter(reversed(errors or lines)), "")
     return found.removeprefix("E ").removeprefix("ERROR:").strip().rstrip(".") or ended.how
 

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
+from types import FrameType
 from typing import Any
 
 __all__ = [
@@ -25,13 +25,17 @@ __all__ = [
     "Writer",
     "cut",
     "describe",
+    "described",
     "fold",
 ]
 
 STREAM = "TORCHDEVICE_TEST_STREAM"
 """Variable that names the file to write lines to."""
 TASK = "TORCHDEVICE_TEST_TASK"
-"""Variable that holds what is to be done, as JSON: the fields of `Task`."""
+"""Variable that names the file that holds what is to be done, as JSON: the fields of `Task`.
+
+It is no variable itself, as those are short, and a file of tests may have thousands to skip.
+"""
 
 _PACKAGE = __name__.partition(".")[0]
 _LONGEST_MESSAGE = 2_000
@@ -50,19 +54,31 @@ class Task:
     """
 
     unit: str = ""
-    only: list[str] | None = None
-    skip: list[str] = field(default_factory=list)
+    only: frozenset[str] | None = None
+    skip: frozenset[str] = frozenset()
     name: str = ""
 
     @classmethod
     def from_environment(cls) -> Task:
         """What this process is to do."""
-        return cls(**json.loads(os.environ[TASK]))
+        return cls.read(Path(os.environ[TASK]))
 
-    def to_text(self) -> str:
-        """The value of the variable."""
-        names = ("unit", "only", "skip", "name")
-        return json.dumps({name: getattr(self, name) for name in names})
+    @classmethod
+    def read(cls, file: Path) -> Task:
+        """What `write` wrote."""
+        told = json.loads(file.read_text(encoding="utf-8"))
+        only = None if told["only"] is None else frozenset(told["only"])
+        return cls(told["unit"], only, frozenset(told["skip"]), told["name"])
+
+    def write(self, file: Path) -> None:
+        """Write the file that the variable names."""
+        told = {
+            "unit": self.unit,
+            "only": None if self.only is None else list(self.only),
+            "skip": list(self.skip),
+            "name": self.name,
+        }
+        file.write_text(json.dumps(told), encoding="utf-8")
 
     def leaves_out(self, test: str) -> bool:
         """Whether a test of the unit is not to run."""
@@ -238,6 +254,7 @@ def describe(error: BaseException, *, text: str = "") -> dict[str, str]:
     Returns:
         What `Error.read` takes.
     """
+    error = _of_doctest(error)
     kind = type(error)
     name = kind.__qualname__
     if kind.__module__ not in ("builtins", "__main__"):
@@ -247,28 +264,60 @@ def describe(error: BaseException, *, text: str = "") -> dict[str, str]:
     return {
         "type": name,
         "message": cut(_said(error), _LONGEST_MESSAGE),
-        "place": _innermost(error.__traceback__),
+        "place": _place(error),
         "text": cut(text, _LONGEST_TEXT),
     }
 
 
+def described(text: str) -> dict[str, str]:
+    """The fields of `Error` where there is no exception, but what the test runner says of it."""
+    message = text.strip().rpartition("\n")[2]
+    return {"message": cut(message, _LONGEST_MESSAGE), "text": cut(text, _LONGEST_TEXT)}
+
+
+def _of_doctest(error: BaseException) -> BaseException:
+    """What an example of a doctest raised, where the error only holds that."""
+    held: Any = error
+    if type(error).__name__ == "MultipleDoctestFailures":  # pytest's
+        held = error.failures[0]  # type: ignore[attr-defined]
+    if type(held).__module__ == "doctest" and hasattr(held, "exc_info"):
+        held = held.exc_info[1]
+    return held if isinstance(held, BaseException) else error
+
+
 def _said(error: BaseException) -> str:
+    if type(error).__module__ == "doctest":
+        # Its own words name the example, and not what was wrong with it.
+        told: Any = error
+        want, got = (text.strip() or "nothing" for text in (told.example.want, told.got))
+        return f"expected {want}, got {got}"
     try:
         return str(error)
     except Exception as other:  # a class of the program, which may do anything
         return f"<str() raised {type(other).__name__}>"
 
 
-def _innermost(step: TracebackType | None) -> str:
-    place = ""
+def _place(error: BaseException) -> str:
+    if type(error).__module__ == "doctest":
+        told: Any = error
+        line = (told.test.lineno or 0) + told.example.lineno + 1
+        return f"{told.test.filename}:{line} in {told.test.name}"
+    place, step = "", error.__traceback__
     while step is not None:
         code = step.tb_frame.f_code
-        # This package stands between a program and torch, and passes errors of both on.
-        is_own = str(step.tb_frame.f_globals.get("__name__")).startswith(f"{_PACKAGE}.")
-        if not (is_own and place):
+        if not (place and _only_passes_on(step.tb_frame)):
             place = f"{code.co_filename}:{step.tb_lineno} in {code.co_name}"
         step = step.tb_next
     return place
+
+
+def _only_passes_on(frame: FrameType) -> bool:
+    """Whether a frame is of no interest to who looks for the place of an error."""
+    # This package stands between a program and torch, and passes errors of both on.
+    is_own = str(frame.f_globals.get("__name__")).startswith(f"{_PACKAGE}.")
+    # Assertions say so of themselves, to unittest and to pytest.
+    is_assertion = "__unittest" in frame.f_globals
+    return is_own or is_assertion or frame.f_locals.get("__tracebackhide__") is True
 
 
 def cut(text: str, most: int) -> str:

@@ -13,7 +13,7 @@ from .._run import Program
 from .._settings import OF_RUN, SETTINGS
 from .._variables import ACTIVATE, FOLDER
 from ..errors import TorchDeviceError
-from .stream import STREAM, TASK, Task
+from .stream import STREAM, TASK
 
 __all__ = ["PLAIN", "Run", "Suite", "SuiteError", "options_of"]
 
@@ -96,11 +96,13 @@ class Suite:
         runner: `pytest` or `unittest`.
         arguments: Its own, as given.
         words: Those of them that name files and tests; known once units are listed.
+        added: What to add to them, to repeat a test as it ran here; known then, too.
     """
 
     runner: str
     arguments: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
+    added: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, program: Program | None) -> Suite:
@@ -128,17 +130,17 @@ class Suite:
         """As a user would type it."""
         return [self.runner, *self.arguments]
 
-    def command(self, run: Run, task: Task) -> list[str]:
+    def command(self, run: Run) -> list[str]:
         """The command for one process."""
         if self.runner == "pytest":
             return run.command(["-m", "pytest", "-p", _RECORDER, *self.arguments])
         return run.command(["-m", _UNITTEST, *self.arguments])
 
     def environ(
-        self, run: Run, task: Task, stream: Path, environ: Mapping[str, str]
+        self, run: Run, task: Path, stream: Path, environ: Mapping[str, str]
     ) -> dict[str, str]:
-        """The environment for it."""
-        return {**run.environ(environ), STREAM: str(stream), TASK: task.to_text()}
+        """The environment for it, whose task and lines are in these files."""
+        return {**run.environ(environ), STREAM: str(stream), TASK: str(task)}
 
     def repeats(self, run: Run, test: str, *, unit: str, root: str) -> list[str]:
         """The command by which a user repeats one test.
@@ -160,7 +162,9 @@ class Suite:
         path, separator, inside = test.partition("::")
         # The file as it is seen from here; the rest of the name as it is.
         place = _seen_from_here(Path(root, path))
-        return run.shown(["-m", "pytest", *self._options(), place + separator + inside])
+        return run.shown(
+            ["-m", "pytest", *self._options(), *self.added, place + separator + inside]
+        )
 
     def _options(self) -> list[str]:
         """The arguments but for those that name files: the last of equal words, most likely."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from .._words import counted
 from .compare import CATEGORIES
 
-__all__ = ["events", "headline", "how_many", "markdown", "named", "one_line", "text"]
+__all__ = ["events", "headline", "how_many", "is_empty", "markdown", "named", "one_line", "text"]
 
 _MOST_CAUSES = 10
 _MOST_TESTS = 5
@@ -48,6 +49,8 @@ def headline(document: dict[str, Any]) -> str:
     """What came out, in one sentence."""
     newly = _by_run(document, "newly failing")
     total = sum(newly.values())
+    if is_empty(document):
+        return "no test was run"
     if document["interrupted"]:
         return f"interrupted; {counted(total, 'test')} newly failing so far"
     if total:
@@ -62,6 +65,11 @@ def headline(document: dict[str, Any]) -> str:
         verbs = ("runs", "fails") if sum(only.values()) == 1 else ("run", "fail")
         sentence += f"; {noun} that only {verbs[0]} redirected {verbs[1]}{_each(only)}"
     return sentence
+
+
+def is_empty(document: dict[str, Any]) -> bool:
+    """Whether there is nothing to say of redirection, since no test came to run."""
+    return bool(document["exit_code"] == 2)
 
 
 def _by_run(document: dict[str, Any], category: str) -> dict[str, int]:
@@ -100,8 +108,9 @@ def _lines(document: dict[str, Any]) -> Iterator[str]:
         for category, number in comparison["counts"].items():
             yield f"  {number:>{width},}  {category}: {CATEGORIES[category]}"
         yield from _causes(document, comparison)
-    yield ""
-    yield f"torchdevice: {headline(document)}"
+    if not is_empty(document):  # else an error says so
+        yield ""
+        yield f"torchdevice: {headline(document)}"
 
 
 def _causes(document: dict[str, Any], comparison: dict[str, Any]) -> Iterator[str]:
@@ -151,7 +160,7 @@ def _page(document: dict[str, Any]) -> Iterator[str]:
     yield f"**{_sentence(headline(document))}**"
     yield ""
     versions = f"torch {document['torch']}, Python {document['python']}"
-    yield f"{_code(' '.join(document['command']))}, {versions}"
+    yield f"{_code(shlex.join(document['command']))}, {versions}"
     yield ""
     yield from _table(
         ["run", "target", "outcomes", "redirected"],

@@ -118,6 +118,7 @@ class Runner(unittest.TextTestRunner):
     resultclass = Recorded  # type: ignore[assignment]
 
     def run(self, test: Any) -> unittest.TextTestResult:
+        self.failfast = False  # results of all tests are compared
         tests = [one for one in flat(test) if not _task.leaves_out(name_of(one))]
         _writer.put("collected", tests=[name_of(one) for one in tests])
         return super().run(unittest.TestSuite(tests))
