@@ -17,6 +17,12 @@ OTHER_CLASS = "from c import A\nclass B:\n  x = 1\n  def g(self): A()"
 IN_A_CLASS = "import torch\nclass A:\n  def f(self):\n    torch.cuda.gone"
 CAUGHT = "try:\n  import b\nexcept ImportError: pass"
 RUNS = "runs unmodified"
+NOTES = "runs with notes"
+BUILT = "from torch.utils.cpp_extension import load\nload('x', ['x.cu'])"
+ADDS = (
+    "import sys, os.path as osp\nhere = osp.dirname(__file__)\n"
+    "def add_path(path):\n  sys.path.insert(0, path)\nadd_path(osp.join(here, '..', 'lib'))"
+)
 WHY = "because flash_attn is for CUDA only, as its kernels are compiled for NVIDIA's devices."
 
 
@@ -55,8 +61,57 @@ def project(tmp_path, monkeypatch):
         ({"a.py": "import b", "src/b.py": BAD}, {"a.py": "will fail"}),
         ({"a.py": "import b", "b.py": "import a\nimport c", "c.py": BAD}, None),
         # what may not be imported
-        ({"a.py": CAUGHT, "b.py": BAD}, {"a.py": RUNS}),
+        ({"a.py": CAUGHT, "b.py": BAD}, {"a.py": NOTES}),
+        ({"a.py": f"{CAUGHT}\nimport b", "b.py": BAD}, {"a.py": "will fail"}),
+        ({"a.py": f"import b\n{CAUGHT}", "b.py": BAD}, {"a.py": "will fail"}),
+        ({"a.py": CAUGHT, "b.py": "import c", "c.py": BAD}, {"a.py": NOTES}),
+        ({"a.py": CAUGHT, "b.py": BUILT}, {"a.py": "will fail"}),
+        ({"a.py": "try:\n  import b\nexcept: pass", "b.py": BUILT}, {"a.py": NOTES}),
+        ({"a.py": f"{CAUGHT}\nb.f()", "b.py": GONE}, {"a.py": "will fail"}),
         ({"a.py": "def f():\n  import b", "b.py": BAD}, {"a.py": RUNS}),
+        ({"a.py": "def f():\n  import b\nf()", "b.py": BAD}, {"a.py": NOTES}),
+        ({"a.py": "def f():\n  import b\nf()", "b.py": "import c", "c.py": BAD}, {"a.py": NOTES}),
+        ({"a.py": "if x:\n  import b", "b.py": BAD}, {"a.py": NOTES}),
+        ({"a.py": "if x:\n  import b", "b.py": GONE}, {"a.py": RUNS}),
+        # where they are looked up
+        (
+            {"n/a.py": "import m.b", "n/m/b.py": "import m.c", "n/m/c.py": BAD},
+            {"n/a.py": "will fail"},
+        ),
+        (
+            {
+                "a.py": "import m.c",
+                "m/__init__.py": "",
+                "m/c.py": "import m.b",
+                "m/b.py": BAD,
+                "b.py": "",
+            },
+            {"a.py": "will fail", "b.py": RUNS},
+        ),
+        (
+            {
+                "a.py": "import m.c",
+                "m/__init__.py": "",
+                "m/c.py": "import b",
+                "m/b.py": BAD,
+                "b.py": "",
+            },
+            {"a.py": RUNS, "m/b.py": "will fail"},
+        ),
+        (
+            {"a.py": "import sys\nsys.path.append('lib')\nimport b", "lib/b.py": BAD},
+            {"a.py": "will fail"},
+        ),
+        (
+            {
+                "n/a.py": "import m.b\nimport init",
+                "init.py": "",
+                "n/init.py": ADDS,
+                "lib/m/b.py": BAD,
+                "n/m/__init__.py": "",
+            },
+            {"n/a.py": "will fail", "init.py": RUNS},
+        ),
         # functions
         ({"a.py": "import b\nb.f()", "b.py": GONE}, {"a.py": "will fail"}),
         ({"a.py": "import b", "b.py": GONE}, {"a.py": "runs with notes"}),
@@ -116,6 +171,15 @@ def test_the_first_failure_is_told_in_the_order_of_execution(project, tmp_path):
         (
             {"a.py": "import b", "b.py": BAD},
             f"ROOT/a.py will fail at ROOT/b.py:1, {WHY}",
+        ),
+        (
+            {"a.py": "def f(): import b\nf()", "b.py": BAD},
+            f"ROOT/a.py may fail at ROOT/b.py:1, {WHY}",
+        ),
+        (
+            {"a.py": "def f(): import b\nf()", "b.py": BAD, "c.py": BAD},
+            "1 of 2 programs would run (1 of them may import what fails); the first of the others "
+            f"will fail at ROOT/c.py:1, {WHY}",
         ),
         (
             {"a.py": "", "b.py": BAD},

@@ -16,6 +16,7 @@ from ._found import Found, Lookup
 from ._names import Fact, dotted
 from ._packages import Package, advice, by_import
 from ._reader import Checks, Reader
+from ._search_path import MAY_ADD, Folder, added_folders
 
 __all__ = ["Examined", "examine"]
 
@@ -47,6 +48,7 @@ class Examined:
         path: The file.
         findings: What was found in it, in the order of lines.
         imported: The modules that it imports.
+        added: The folders that it adds to the search path of modules.
         extensions: Names of extensions that it builds from CUDA source.
         is_program: Whether it is made to be run.
         is_code: Whether it is Python, and not a list of requirements or the like.
@@ -58,6 +60,7 @@ class Examined:
     path: str
     findings: list[Finding] = field(default_factory=list)
     imported: list[Imported] = field(default_factory=list)
+    added: list[Folder] = field(default_factory=list)
     extensions: set[str] = field(default_factory=set)
     is_program: bool = False
     is_code: bool = True
@@ -107,6 +110,8 @@ def examine(
         return result
     result.findings = sorted(found.findings, key=lambda one: (one.line, one.column, one.rule))
     result.imported = reader.imported
+    if MAY_ADD.search(source):
+        result.added = added_folders(tree)
     result.extensions = checks.built
     result.is_program = reader.is_program
     result.mentions = checks.mentions

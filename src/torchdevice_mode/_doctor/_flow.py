@@ -61,7 +61,9 @@ class Imported:
         names: What is imported from it; empty for `import module`.
         level: Dots of a relative import.
         line: Where.
-        sure: Whether importing the file imports it for certain.
+        sure: Whether importing the file comes to it for certain.
+        caught: Names of the exceptions that are caught around it.
+        owner: The function or class at the level of the module that it is in, if any.
     """
 
     module: str
@@ -69,6 +71,8 @@ class Imported:
     level: int
     line: int
     sure: bool
+    caught: frozenset[str] = frozenset()
+    owner: str = ""
 
 
 def inner(where: Where, names: Iterable[str]) -> Where:

@@ -14,7 +14,7 @@ from typing import Any
 from ._checks import Examined, examine
 from ._findings import Finding, Severity
 from ._found import Lookup
-from ._modules import resolved
+from ._modules import Search
 from ._requirements import examine_requirements, examine_source
 from ._rules import STATES
 from ._sources import UnreadableError, notebook, read
@@ -119,8 +119,9 @@ def diagnose(
             read_files[path] = examine_one(path)
         # A program that was named is told of with what it imports from its project.
         waiting = [path for path in paths if path in read_files]
+        search = Search(map(str, roots), os.path.isfile)
         while waiting:
-            for path in _imported(read_files[waiting.pop()], roots, read_files):
+            for path in _imported(read_files[waiting.pop()], search, read_files):
                 if walk([path], patterns):
                     read_files[path] = examine_one(path)
                     waiting.append(path)
@@ -129,10 +130,10 @@ def diagnose(
     return Diagnosis(examined, programs, *sentence(examined, programs))
 
 
-def _imported(one: Examined, roots: Sequence[Path], known: Container[Path]) -> list[Path]:
+def _imported(one: Examined, search: Search, known: Container[Path]) -> list[Path]:
     """Files that a file imports, and that are not read yet."""
-    folders = [str(root) for root in roots]
-    edges = resolved(one.imported, one.path, os.path.isfile, folders)
+    search.add(one.path, one.added)
+    edges = search.edges(one.imported, one.path)
     found = dict.fromkeys(Path(edge.target) for edge in edges)
     return [path for path in found if path not in known]
 

@@ -194,9 +194,11 @@ class Reader:
     def _note_import(
         self, module: str, names: tuple[str, ...], level: int, node: ast.stmt, where: Where
     ) -> None:
-        sure = not (where.conditional or where.function or where.caught & IMPORT_ERRORS)
+        sure = not (where.conditional or where.function)
         if not where.dead:
-            self.imported.append(Imported(module, names, level, node.lineno, sure))
+            owner = where.function.partition(".")[0]
+            one = Imported(module, names, level, node.lineno, sure, where.caught, owner)
+            self.imported.append(one)
 
     def _assign(self, node: ast.Assign | ast.AnnAssign | ast.AugAssign, where: Where) -> None:
         if node.value is not None:
