@@ -79,7 +79,8 @@ def _model_size(records: Records, machine: str) -> Any:
     for name in ("redirected", "default", "patched"):
         _line(axes, eager, name, NAMES[name], "-o")
     compiled = [r for r in records if r["compiled"]]
-    _line(axes, compiled, "redirected", f"{NAMES['redirected']}, compiled", "--s")
+    for name in ("redirected", "default"):
+        _line(axes, compiled, name, f"{NAMES[name]}, compiled", "--s")
     axes.axhline(1, color="#868e96", linewidth=1)
     axes.set_xscale("log")
     axes.set_xlabel("a training step written for the device, ms")

@@ -30,13 +30,14 @@ SECONDS = 0.15  # that a turn takes
 def _timed(device: str, size: Size, rounds: int, *, compiled: bool) -> dict[str, object]:
     torch.compiler.reset()
     native = Trainer(device, nullcontext(), size, compiled=compiled)
+    default, patch = partial(default_device, device), partial(patched, device)
     programs = {
         "native": (nullcontext, native),
         "redirected": (torchdevice.redirect, _like(native, "cuda", torchdevice.redirect, compiled)),
+        "default": (default, _like(native, device, default, compiled)),
     }
     if not compiled:
-        default, patch = partial(default_device, device), partial(patched, device)
-        programs["default"] = (default, _like(native, device, default, compiled))
+        # Where such a wrapper says that CUDA is there, Dynamo asks CUDA for its random state.
         programs["patched"] = (patch, _like(native, "cuda", patch, compiled))
     for under, program in programs.values():
         with under():
