@@ -310,6 +310,31 @@ def test_out_of_another_size_warns_as_torch_does():
         torch.add(ones(3), 1, out=torch.empty(2, device=DEVICE))
 
 
+def rows(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return x[mask]
+
+
+def columns(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return x[:, mask]
+
+
+def written(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    y = x.clone()
+    y[:, mask] = 0.0
+    return y
+
+
+# TorchScript's lists of indices have a type object of their own.
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+@pytest.mark.parametrize("use", [rows, columns, written])
+def test_torchscript_indexes_by_a_mask(use):
+    x = torch.arange(9.0).view(3, 3)
+    mask = torch.tensor([True, False, True])
+    found = torch.jit.script(use)(x.to(DEVICE), mask.to(DEVICE))
+    assert found.device == DEVICE
+    assert torch.equal(found.to("cpu"), use(x, mask))
+
+
 def test_storage_is_the_devices():
     storage = torch.arange(2, dtype=torch.uint8, device=DEVICE).untyped_storage()
     assert (storage.device, storage.nbytes(), storage.tolist()) == (DEVICE, 2, [0, 1])

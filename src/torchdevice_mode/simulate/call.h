@@ -64,6 +64,17 @@ class Call {
   size_t first_;
 };
 
+// Whether a value is a list of tensors that may be absent, such as the indices of `x[:, mask]`. Not
+// by `isOptionalTensorList`, which compares type objects, and TorchScript's lists have their own.
+inline bool is_optional_tensor_list(const c10::IValue& value) {
+  if (!value.isList()) {
+    return false;
+  }
+  const auto type = value.toList().elementType();
+  const auto* optional = type->castRaw<c10::OptionalType>();
+  return optional != nullptr && optional->getElementType()->kind() == c10::TypeKind::TensorType;
+}
+
 // Calls `visit(argument, tensor)` for each tensor that is given, also in lists.
 template <typename Visit>
 void for_each_tensor(const Call& call, const Visit& visit) {
@@ -76,9 +87,9 @@ void for_each_tensor(const Call& call, const Visit& visit) {
       for (const at::Tensor& tensor : value.toTensorVector()) {
         visit(argument, tensor);
       }
-    } else if (value.isOptionalTensorList()) {
-      for (const auto& tensor : value.toOptionalTensorVector()) {
-        visit(argument, tensor.value_or(at::Tensor()));
+    } else if (is_optional_tensor_list(value)) {
+      for (const c10::IValue& given : value.toListRef()) {
+        visit(argument, given.isTensor() ? given.toTensor() : at::Tensor());
       }
     }
   }

@@ -219,10 +219,11 @@ IValue converted(const IValue& value, const Convert& convert) {
     }
     return list;
   }
-  if (value.isOptionalTensorList()) {
+  if (is_optional_tensor_list(value)) {
     c10::List<std::optional<at::Tensor>> list;
-    for (const auto& tensor : value.toOptionalTensorVector()) {
-      list.push_back(tensor ? std::optional<at::Tensor>(convert(*tensor)) : std::nullopt);
+    for (const IValue& given : value.toListRef()) {
+      list.push_back(
+          given.isTensor() ? std::optional<at::Tensor>(convert(given.toTensor())) : std::nullopt);
     }
     return list;
   }
@@ -242,12 +243,15 @@ bool waits_for_device(const std::string& name) {
 
 // Indexing by a mask has to count its true elements first, on the host.
 bool has_mask(const IValue& indices) {
-  if (!indices.isOptionalTensorList()) {
+  if (!is_optional_tensor_list(indices)) {
     return false;
   }
-  for (const auto& tensor : indices.toOptionalTensorVector()) {
-    if (tensor && on_device(*tensor) &&
-        (tensor->scalar_type() == at::kBool || tensor->scalar_type() == at::kByte)) {
+  for (const IValue& given : indices.toListRef()) {
+    if (!given.isTensor() || !on_device(given.toTensor())) {
+      continue;
+    }
+    const auto dtype = given.toTensor().scalar_type();
+    if (dtype == at::kBool || dtype == at::kByte) {
       return true;
     }
   }
