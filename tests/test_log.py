@@ -295,6 +295,15 @@ def test_a_slug_that_is_none_is_one_warning(monkeypatch):
     assert said(configure) == []
 
 
+def test_a_slug_that_is_none_ends_no_program_whose_warnings_are_errors(monkeypatch, capsys):
+    monkeypatch.setenv("TORCHDEVICE_SILENCE", "zzz")
+    forget_warnings()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        configure()
+    assert capsys.readouterr().err.startswith("torchdevice: There is no message 'zzz'")
+
+
 # --- Python's filters -------------------------------------------------------------------------
 
 
@@ -492,6 +501,20 @@ def test_an_installed_package_alone_is_named_itself():
     thread.start()
     thread.join()
     assert found[0].f_code.co_filename == "/lib/site-packages/a.py"
+
+
+@pytest.mark.parametrize(
+    "file", [*_log._OWN_FILES, str(Path(sys.executable).with_name("torchdevice"))]
+)
+def test_the_command_itself_is_no_user(file):
+    name = f"{file}__main__.py" if file.endswith(os.sep) else file
+    held = {"__name__": "__main__", "function": lambda: found.append(user_frame(sys._getframe(1)))}
+    exec(compile("def call():\n    return function()\n", name, "exec"), held)
+    found = []
+    thread = threading.Thread(target=held["call"])
+    thread.start()
+    thread.join()
+    assert found == [None]
 
 
 def test_where_there_is_no_user_there_is_no_frame():

@@ -207,6 +207,9 @@ WRONG = {
         "pyproject.toml:3: 'verify_raise' is given twice, with a hyphen and with an underscore: "
         "leave one out."
     ),
+    '[tool.torchdevice]\nreport = "report.pdf"\n': (
+        "pyproject.toml:2: report = 'report.pdf' names no form of report: give a file that ends in "
+    ),
     "[tool]\ntorchdevice = 3\n": "pyproject.toml: torchdevice = 3 is not a table of settings",
     "[tool.torchdevice\npolicy = 1\n": "pyproject.toml is not TOML: ",
     "[tool.torchdevice]\npolicy =\n": "pyproject.toml is not TOML: Invalid value (at line 2, co",
@@ -227,6 +230,11 @@ def test_a_file_that_is_not_utf8_is_told_with_its_line(folder):
     (folder / "pyproject.toml").write_bytes(b'[tool.torchdevice]\n# caf\xe9\nrng = "cpu"\n')
     with pytest.raises(SettingsError, match=r"^pyproject.toml:2 is not UTF-8"):
         found(folder)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_file(folder):
+    (folder / "pyproject.toml").write_bytes(b'\xef\xbb\xbf[tool.torchdevice]\r\nrng = "cpu"\r\n')
+    assert found(folder)["rng"] == ("cpu", "pyproject.toml:2")
 
 
 @pytest.mark.parametrize("content", [b"[project\n", b"name = '\xe9'\n"])

@@ -128,7 +128,7 @@ def configure(level: str | None = None) -> None:
 
         near = get_close_matches(slug, SLUGS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else "docs/messages.md lists them."
-        warn_once("unknown-slug", f"There is no message {slug!r} to silence: {hint}", key=slug)
+        tell("unknown-slug", f"There is no message {slug!r} to silence: {hint}", key=slug)
 
 
 def log_at(place: types.FrameType | Any, message: str) -> None:
@@ -172,7 +172,15 @@ def user_frame(frame: types.FrameType | None) -> types.FrameType | None:
     outer = frame.f_back
     while outer is not None and not is_program_frame(outer):
         outer = outer.f_back
-    return outer or frame
+    return outer or (None if _is_command(frame) else frame)
+
+
+def _is_command(frame: types.FrameType) -> bool:
+    """Whether the frame runs the command itself, which has no line that its user knows."""
+    file = frame.f_code.co_filename
+    return frame.f_globals.get("__name__") == "__main__" and (
+        file.startswith(_OWN_FILES) or Path(file).stem in _COMMANDS
+    )
 
 
 def is_program_frame(frame: types.FrameType) -> bool:
@@ -197,11 +205,15 @@ def _is_installed(file: str) -> bool:
 
 _PACKAGES = frozenset({"site-packages", "dist-packages"})
 _GENERATED = ("<string>", "<attrs generated ")  # methods of data classes
-_INSTALLED = (
-    "<frozen ",
-    # `python -m torchdevice`, where the package is not installed but stands beside its sources.
+# `python -m torchdevice`, where the package is not installed but stands beside its sources.
+_OWN_FILES = (
     str(Path(__file__).parent) + os.sep,
     str(Path(__file__).parent.with_name("torchdevice")) + os.sep,
+)
+_COMMANDS = frozenset({"torchdevice", "torchdevice-script"})
+_INSTALLED = (
+    "<frozen ",
+    *_OWN_FILES,
     str(Path(os.__file__).parent) + os.sep,
     str(Path(sys.executable or os.__file__).parent)
     + os.sep,  # scripts such as `torchdevice` itself

@@ -63,7 +63,8 @@ class Table(Source):
         return value
 
     def place(self, row: Setting, value: object) -> str:
-        return f"{self._at(row.key)}: {row.key} = {value!r}"
+        # As it stands in the file: that of files was made absolute.
+        return f"{self._at(row.key)}: {row.key} = {self._values[row.name]!r}"
 
     def origin(self, row: Setting) -> str:
         return self._at(row.key)
@@ -126,7 +127,7 @@ def _read(path: Path) -> Table | None:
     if b"torchdevice" not in content:
         return None
     try:
-        text = content.decode("utf-8")
+        text = content.decode("utf-8-sig")  # some editors begin a file with a byte order mark
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise SettingsError(

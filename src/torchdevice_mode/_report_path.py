@@ -21,7 +21,8 @@ def fault_of(path: Path) -> str:
         The end of a sentence that begins with the file's name; empty where nothing does.
     """
     if path.suffix.lower() not in ENDINGS:
-        return f"names no form of report: give a file that ends in {', '.join(ENDINGS)}."
+        endings = f"{', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}"
+        return f"names no form of report: give a file that ends in {endings}."
     if path.is_dir():
         return "is a folder: give a file in it."
     if not path.parent.is_dir():

@@ -99,7 +99,8 @@ def list_of_words(value: object) -> tuple[str, ...]:
 def list_of_reports(value: object) -> tuple[str, ...]:
     """Read files to write a report to; they are absolute then, as programs change folders."""
     found = []
-    for word in list_of_words(value):
+    # Of text without a word: `--report "$FILE"`, and there is no such variable.
+    for word in list_of_words(value) or ("",) * isinstance(value, str):
         # Not `resolve`, which follows links.
         path = Path(os.path.abspath(word))  # noqa: PTH100
         fault = fault_of(path)

@@ -30,7 +30,7 @@ def test_the_ending_names_the_form(report_of, tmp_path, ending):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("report.pdf", "names no form of report: give a file that ends in .html, .json, .txt"),
+        ("report.pdf", "names no form of report: give a file that ends in .html, .json or .txt"),
         ("report", "names no form of report"),
         (".html", "names no form of report"),
         ("nowhere/report.html", "there is no folder"),
@@ -118,6 +118,7 @@ def test_paths_are_absolute_since_programs_change_folders(tmp_path, monkeypatch)
         (["a.html", "b"], "names 'b', which names no form of report"),
         ("nowhere/a.html", "there is no folder"),
         ("folder.html", "is a folder"),
+        ("", "names no form of report"),
         (3, "is not a list of words"),
     ],
 )
