@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 import warnings
@@ -27,7 +26,6 @@ from ._table import table
 SIMULATED = sys.platform != "darwin"
 if SIMULATED:
     simulate.load("mps")
-    os.environ["TORCHDEVICE_TEST_SIMULATED"] = "1"
 # Importing torch's databases freezes the flags of `torch.backends` in the whole process.
 with mock.patch.object(torch.backends, "disable_global_flags", lambda: None):
     from ._checks import ENTRIES, Outcome, check

@@ -19,7 +19,7 @@ from tests.simulate._database import (
     inputs_on,
     samples,
 )
-from tests.simulate.test_modules import assert_close, made, stepped, trained
+from tests.simulate._modules import assert_close, made, stepped, trained
 from torchdevice_mode import redirect
 
 __all__ = ["ENTRIES", "Outcome", "check"]
