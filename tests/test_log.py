@@ -196,7 +196,7 @@ def test_at_debug_the_target_each_decision_and_the_end_are_told(messages, monkey
             torch.device("meta")
     first, *decisions, last = messages()
     assert first.startswith("redirecting to cpu (the user chose it) with Settings(target='cpu', p")
-    assert decisions.count("meta -> unchanged (meta tensors hold no data and stay meta)") == 1
+    assert decisions == ["meta -> unchanged (meta tensors hold no data and stay meta)"]
     assert last == "torch is as it was"
 
 
@@ -221,6 +221,19 @@ def test_a_call_site_is_logged_once(messages):
         f"{__file__}:{line}: cuda:1 -> cpu (the machine has no cuda)",
         f"{__file__}:{line + 1}: cuda -> cpu (the machine has no cuda)",
     ]
+
+
+def test_threads_log_a_call_site_once_between_them(messages):
+    def ask():
+        torch.zeros(1, device="cuda")
+
+    with torchdevice_mode.redirect(target="cpu"):
+        for _ in range(3):
+            thread = threading.Thread(target=ask)
+            thread.start()
+            thread.join()
+    line = ask.__code__.co_firstlineno + 1
+    assert messages() == [f"{__file__}:{line}: cuda -> cpu (the machine has no cuda)"]
 
 
 def test_at_the_default_level_nothing_is_logged(messages, monkeypatch):

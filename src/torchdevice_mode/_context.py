@@ -133,6 +133,8 @@ class Context:
         found = cache.get(key)
         if found is None:
             found = self._decide(request, overridden or self.target.type in _lost)
+            asked, reason = found.event.asked, found.decision.reason
+            logger.debug("%s -> %s (%s)", asked, found.device or "unchanged", reason)
             if (found.decision.device or parse(request)).type not in _lost:
                 cache[key] = found
             elif to_use:
@@ -147,7 +149,6 @@ class Context:
         device = None if decision.device is None else to_torch(decision.device)
         asked = "no device" if request is None else str(request)
         redirection = event("redirection", asked, str(device), decision.reason)
-        logger.debug("%s -> %s (%s)", asked, device or "unchanged", decision.reason)
         return Resolution(decision, device, decision.redirected, redirection)
 
     def device_for(self, request: Any, frame: types.FrameType | None) -> torch.device | None:
@@ -276,7 +277,10 @@ class Context:
             self._count(what, user)
 
     def _log_first(self, first: bool, user: types.FrameType | Place | None, what: Event) -> None:
-        if first and user is not None and logger.isEnabledFor(logging.INFO):
+        if not first or user is None or not logger.isEnabledFor(logging.INFO):
+            return
+        # Each thread has a first time, and the line is one.
+        if self.ledger.is_first(user, what):
             log_at(user, f"{what.asked} -> {what.given} ({what.reason})")
 
 

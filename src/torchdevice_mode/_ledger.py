@@ -222,6 +222,12 @@ class Ledger:
         self._local = threading.local()
         self._threads: list[tuple[weakref.ref[threading.Thread], _Counts]] = []
         self._finished: _Total = {}
+        self._told: dict[_Key, object] = {}
+
+    def is_first(self, place: types.FrameType | Place, what: Event) -> bool:
+        """Whether this is asked for the first time of an event at a line, whatever the thread."""
+        mine = object()
+        return self._told.setdefault(_key(place, what), mine) is mine  # in one step
 
     def count(self, frame: types.FrameType | Place | None, what: Event) -> bool:
         """Count one event.
