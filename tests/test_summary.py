@@ -34,7 +34,7 @@ def test_a_site_shows_count_place_change_and_source():
 def test_a_cost_is_shown_where_it_was_measured():
     site = Site("/home/me/train.py", 3, "main", "fallback", "aten::mode", "cpu", "because")
     assert lines(Entry(site, 2, moved=1_500_000, seconds=0.25))[1].startswith(
-        "  2x  train.py:3  aten::mode -> cpu (1.5 MB, 0.25 s)"
+        "  2x  train.py:3  aten::mode -> cpu (250 ms, 1.5 MB copied)"
     )
 
 

@@ -92,7 +92,7 @@ def profile_of(report: Report) -> str:
     from ._report import operators_as_text
 
     told = operators_as_text(report)
-    return f"\ntorchdevice: {told}" if told else ""
+    return f"\ntorchdevice: time by operator\n\n{told}\n" if told else ""
 
 
 def _say(text: str) -> None:

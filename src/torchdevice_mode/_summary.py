@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from ._kinds import KINDS, PROFILED, kind_of
 from ._ledger import Entry, Site
-from ._words import counted, place_of
+from ._words import cost, counted, place_of
 
 __all__ = ["render"]
 
@@ -75,8 +75,8 @@ def _missing(unreported: int) -> list[str]:
 
 def _cost(entry: Entry) -> str:
     if entry.moved < 50_000 and entry.seconds < 0.005:
-        return ""  # it would read 0.0 MB, 0.00 s
-    return f" ({entry.moved / 1e6:,.1f} MB, {entry.seconds:,.2f} s)"
+        return ""  # nobody looks for so little
+    return f" ({cost(entry.seconds, entry.moved)})"
 
 
 def _totals(entries: Sequence[Entry]) -> str:

@@ -12,6 +12,7 @@ import pytest
 
 from torchdevice_mode._report import _text
 from torchdevice_mode._report._json import SCHEMA_VERSION, schema
+from torchdevice_mode._settings import Settings
 from torchdevice_mode._words import size, time
 
 from .conftest import an_entry
@@ -294,3 +295,26 @@ def test_a_line_beyond_the_end_of_a_file_that_shrank_is_kept(report_of, tmp_path
     file.write_text("x\n")
     page = Page(report_of(an_entry(file, 90)).html())
     assert any(attributes.get("id", "").endswith("-90") for attributes in page.all("div"))
+
+
+# --- operators of a profile -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", [lambda r: r.text(rich=False), lambda r: Page(r.html()).text])
+def test_what_falls_back_and_what_is_copied_is_told_apart(report_of, form):
+    many = [
+        an_entry(line=line, kind="operator", asked=f"aten::op{line}", seconds=line + 1)
+        for line in range(30)
+    ]
+    report = report_of(
+        *many,
+        an_entry(line=90, kind="fallback", asked="aten::mode", given="cpu", seconds=25, count=2),
+        an_entry(line=91, kind="copy", asked="aten::_to_copy", given="cpu to mps:0", seconds=10),
+        settings=Settings(profile=True),
+    )
+    told = form(report)
+    # 465 + 25 + 10 seconds.
+    assert "Operators: 7 min 45 s, 93.0 % of the time measured" in told
+    assert "Fallbacks to the CPU, copies included: 25 s, 5.0 % of the time measured" in told
+    assert "Copies between devices: 10 s, 2.0 % of the time measured" in told
+    assert re.search(r"10 s +2\.0 % +1 +10 s +aten::_to_copy +cpu to mps:0", told)

@@ -13,6 +13,7 @@ from .._suggestions import ANY_DEVICE, Suggestion
 from .._words import cost, counted, place_of, setting, size, time
 from ._listing import Listing, line_id, listings
 from ._markup import badge, bar, code, link, table, text
+from ._operators import groups
 
 if TYPE_CHECKING:
     from ._model import Report, ReportEntry
@@ -223,39 +224,28 @@ def _costs(report: Report, ids: dict[str, str]) -> str:
 
 
 def _operators(report: Report) -> str:
-    operators = report.operators
-    if not operators:
+    if not report.operators:
         return ""
-    whole = sum(operator.seconds for operator in operators) or 1.0
-    most = operators[0].seconds or 1.0
+    most = report.operators[0].seconds or 1.0
     head = (
         *(("Share of the slowest", "share"), ("Time", "number"), ("Of all", "number")),
         *(("Calls", "number"), ("Each", "number"), ("Operator", ""), ("On", "")),
     )
     parts = []
-    for kind, title in (
-        ("operator", "Operators"),
-        ("fallback", "Fallbacks: computed on the CPU, copies included"),
-        ("copy", "Copies between devices"),
-    ):
-        some = [operator for operator in operators if operator.kind == kind]
-        if not some:
-            continue
-        seconds = sum(operator.seconds for operator in some)
+    for group in groups(report):
         rows = [
             (
                 bar(operator.seconds / most),
                 time(operator.seconds),
-                f"{100 * operator.seconds / whole:.1f} %",
+                f"{100 * share:.1f} %",
                 f"{operator.count:,}",
                 time(operator.seconds / max(operator.count, 1)),
                 code(operator.name),
                 text(operator.device),
             )
-            for operator in some
+            for operator, share in zip(group.operators, group.shares, strict=True)
         ]
-        caption = f"{title}: {time(seconds)}, {100 * seconds / whole:.1f} % of the time measured"
-        parts.append(_folded(caption, head, rows))
+        parts.append(_folded(group.title, head, rows))
     return "\n".join(parts)
 
 

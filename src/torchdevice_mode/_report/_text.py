@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .._kinds import kind_of
 from .._suggestions import ANY_DEVICE
 from .._words import change, cost, place_of, printable, setting, size, time
+from ._operators import groups
 
 if TYPE_CHECKING:
     from ._model import Report, ReportEntry
@@ -51,8 +52,8 @@ def show(report: Report) -> None:
 
 
 def operators_as_text(report: Report) -> str:
-    """The table of operators in plain columns; empty where none were timed."""
-    return _plain_table(_operators(report)) if report.operators else ""
+    """The times of the operators in plain columns; empty where none were timed."""
+    return "\n\n".join(map(_plain_table, _operators(report)))
 
 
 def _rich_console() -> Any:
@@ -90,9 +91,7 @@ def _tables(report: Report) -> list[_Table]:
     tables = [_totals(report)]
     if report.costs:
         tables.append(_costs(report))
-    if report.operators:
-        tables.append(_operators(report))
-    return tables
+    return [*tables, *_operators(report)]
 
 
 def _totals(report: Report) -> _Table:
@@ -128,25 +127,25 @@ def _costs(report: Report) -> _Table:
     return _Table(title, head, frozenset({0, 1, 2}), rows)
 
 
-def _operators(report: Report) -> _Table:
-    operators = report.operators
-    whole = sum(operator.seconds for operator in operators) or 1.0
-    rows = [
-        (
-            time(operator.seconds),
-            f"{100 * operator.seconds / whole:.1f} %",
-            f"{operator.count:,}",
-            time(operator.seconds / max(operator.count, 1)),
-            operator.kind,
-            operator.name,
-            operator.device,
-        )
-        for operator in operators[:_MOST_OPERATORS]
-    ]
-    all_of_them = len(rows) == len(operators)
-    title = "Time by operator" + ("" if all_of_them else f" (the slowest of {len(operators):,})")
-    head = ("time", "share", "calls", "each", "kind", "operator", "on")
-    return _Table(title, head, frozenset({0, 1, 2, 3}), rows)
+def _operators(report: Report) -> list[_Table]:
+    head = ("time", "of all", "calls", "each", "operator", "on")
+    tables = []
+    for group in groups(report):
+        rows = [
+            (
+                time(operator.seconds),
+                f"{100 * share:.1f} %",
+                f"{operator.count:,}",
+                time(operator.seconds / max(operator.count, 1)),
+                operator.name,
+                operator.device,
+            )
+            for operator, share in zip(group.operators, group.shares, strict=True)
+        ]
+        left = len(rows) - _MOST_OPERATORS
+        title = group.title + (f" (the slowest of {len(rows):,})" if left > 0 else "")
+        tables.append(_Table(title, head, frozenset({0, 1, 2, 3}), rows[:_MOST_OPERATORS]))
+    return tables
 
 
 def _by_line(report: Report) -> list[tuple[str, str, list[ReportEntry]]]:
@@ -245,12 +244,12 @@ def _draw(report: Report, console: Any) -> None:
     for table in _tables(report):
         if not table.rows:
             continue
-        drawn = Table(title=table.title, title_justify="left", title_style="bold", box=box.SIMPLE)
+        drawn = Table(box=box.SIMPLE)
         for column, name in enumerate(table.head):
             drawn.add_column(name, justify="right" if column in table.right else "left")
         for cells in table.rows:
             drawn.add_row(*map(Text, cells))
-        console.print()
+        say(f"\n{table.title}", "bold")  # as a title it would be no wider than the table
         console.print(drawn)
     lines = _by_line(report)
     if lines:
