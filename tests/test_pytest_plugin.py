@@ -141,7 +141,8 @@ def test_without_the_option_torch_is_plain_and_not_imported(pytester):
 
 @pytest.mark.off_cuda
 def test_the_simulated_device_is_there_at_import(suite):
-    result = run(suite, "--torchdevice-simulate=mps", "-o", "torchdevice=yes", "tests/test_a.py")
+    options = ["--torchdevice-simulate=mps", "-o", "torchdevice=yes", "-n1"]
+    result = run(suite, *options, "tests/test_a.py")
     result.assert_outcomes(passed=8)
     result.stdout.fnmatch_lines(["torchdevice: *simulated mps", "*, target mps:0"])
 
@@ -260,6 +261,7 @@ def test_only_what_is_joined_is_the_target(pytester, words, value, files):
         (["-o", "torchdevice=3!"], "torchdevice=3! in the command line is not a device"),
         (["--torchdevice-simulate=toaster"], "--torchdevice-simulate=toaster is not a value"),
         (["--torchdevice", "--torchdevice-report=a.pdf"], "--torchdevice-report=a.pdf "),
+        (["--torchdevice-report=a.txt"], "--torchdevice-report=a.txt: there is nothing to report"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -276,9 +278,12 @@ def test_an_error_in_the_ini_file_names_it(pytester):
     assert "torchdevice=3! in tox.ini is not a device" in inline(pytester).stderr.str()
 
 
-@pytest.mark.parametrize("value", ["false", "off", "0", "no", ""])
+@pytest.mark.parametrize("value", ["false", "off", "0", "no", "", "native"])
 def test_the_ini_option_can_be_off(pytester, value):
-    pytester.makeini(f"[pytest]\ntorchdevice = {value}")
+    if value == "native":
+        pytester.makepyprojecttoml("[tool.pytest]\ntorchdevice = false")
+    else:
+        pytester.makeini(f"[pytest]\ntorchdevice = {value}")
     pytester.makepyfile("def test_a(): pass")
     result = inline(pytester)
     result.assert_outcomes(passed=1)

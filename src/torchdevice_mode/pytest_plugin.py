@@ -34,11 +34,12 @@ if TYPE_CHECKING:
 __all__ = ["entry_point"]
 
 _OPTION = "--torchdevice"
+_REPORT_OPTION = "torchdevice_report"
 # Setting to option, and with hyphens the option of the command line.
 _OPTIONS = {
     "target": "torchdevice",
     "simulate": "torchdevice_simulate",
-    "report": "torchdevice_report",
+    "report": _REPORT_OPTION,
 }
 # Set by `torchdevice test`, which redirects by itself, and compares with a plain run.
 _TESTED = "TORCHDEVICE_TEST_STREAM"
@@ -104,12 +105,24 @@ def _given(config: pytest.Config, name: str) -> tuple[str | None, str]:
     option = getattr(config.known_args_namespace, name, None)
     if option is not None:
         return str(option), f"--{name.replace('_', '-')}={option}"
-    value = config.getini(name)
+    value = _in_file(config, name)
     # Only what is an option of the command line may be without a value.
-    if value is None or str(value).strip().lower() in FALSE:
+    if value.lower() in FALSE:
         return None, ""
     file = config.inipath.name if config.inipath is not None else "the command line"
-    return str(value).strip(), f"{name}={value} in {file}"
+    return value, f"{name}={value} in {file}"
+
+
+def _in_file(config: pytest.Config, name: str) -> str:
+    try:
+        value = config.getini(name)
+    except (TypeError, pytest.UsageError):  # by version of pytest
+        # pytest's own TOML tables have booleans, and an ini option has one type, here a string.
+        value = getattr(getattr(config, "_inicfg", {}).get(name), "value", None)
+        if not isinstance(value, bool):
+            raise
+        value = str(value).lower()
+    return "" if value is None else str(value).strip()
 
 
 class _Given(Arguments):
@@ -153,6 +166,7 @@ class _Session:
         self.simulate = simulate
         self.reports = list(reports)
         self._ledger: Ledger | None = None
+        self._context: Any = None
         self.process = os.getpid()
         self.undo: list[Callable[[], None]] = []
         self.is_told = FOLDER in os.environ
@@ -192,6 +206,8 @@ class _Session:
     def _enable(self) -> None:
         session = _import("_session")
         session.enable(self.settings)
+        # Tests may redirect as well, otherwise.
+        self._context = session.latest
         self.undo.append(session.disable)
 
     def end(self) -> None:
@@ -218,10 +234,19 @@ class _Session:
             return
         from ._reporting import make, write_all
 
-        session = sys.modules.get(f"{__package__}._session")
-        context = None if session is None else session.latest
-        report = make(ledger, context, self.settings, folder=folder)
+        report = make(ledger, self._context, self.settings, folder=folder)
         self.reports = write_all(report, self.reports)
+
+    def target(self, given: Sequence[str]) -> str:
+        """Where requests went.
+
+        Args:
+            given: What requests were given, where only other processes know the target.
+        """
+        if self._context is not None:
+            return str(self._context.target)
+        asked = None if self.settings is None else self.settings.target
+        return next(iter(given), asked or "not asked for")
 
     def _collect(self) -> Ledger | None:
         if f"{__package__}._session" in sys.modules:
@@ -260,6 +285,11 @@ def _begin(config: pytest.Config) -> None:
         return
     asked = {name: _given(config, option) for name, option in _OPTIONS.items()}
     values: dict[str, object] = {name: value for name, (value, _) in asked.items()}
+    if values["target"] is None and getattr(config.known_args_namespace, _REPORT_OPTION, None):
+        raise pytest.UsageError(
+            f"{asked['report'][1]}: there is nothing to report, as nothing is redirected: add "
+            f"{_OPTION}."
+        )
     if values["simulate"] is None and values["target"] is None:
         return
     _check_words(config)
@@ -342,7 +372,7 @@ def pytest_terminal_summary(
     entries = ledger.entries()
     text = render(
         entries,
-        target=entries[0].site.given if entries else session.settings.target or "not asked for",
+        target=session.target([entry.site.given for entry in entries]),
         folder=str(config.invocation_params.dir),
         unreported=ledger.unreported,
     )

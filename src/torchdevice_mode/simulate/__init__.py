@@ -119,6 +119,10 @@ def load(device: str = "mps") -> None:
         raise SimulatorError(
             f"There is no simulated {device!r}: the devices to simulate are 'mps' and 'cuda'."
         )
+    if sys.platform == "linux":
+        # Before the lock is taken: what waits for this import, such as the start-up hook, may
+        # load the device, too.
+        import torch  # noqa: F401
     with _lock:
         if _library is not None:
             if device != _device:
