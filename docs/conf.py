@@ -18,11 +18,15 @@ source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build"]
 # A reference to what does not exist is a warning, and warnings end the build.
 nitpicky = True
+# Options in running text keep their two hyphens.
+smartquotes = False
 myst_heading_anchors = 3
 
 html_theme = "furo"
 html_title = "torchdevice"
 html_copy_source = False
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
 html_show_sphinx = False
 html_show_copyright = False
 # Pages need nothing from elsewhere: no fonts, no scripts, no badges.

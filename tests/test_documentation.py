@@ -20,6 +20,7 @@ from markdown import KINDS, PAGES, ROOT, Block, anchors, blocks, links, prose
 
 import torchdevice_mode
 from torchdevice_mode import cli, errors
+from torchdevice_mode._settings import OF_REDIRECTION
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 SHELL = ("sh", "console")
@@ -295,8 +296,14 @@ def test_every_command_is_described(command):
 
 
 @pytest.mark.parametrize("public", sorted(torchdevice_mode.__all__))
-def test_every_public_name_is_described(public):
-    assert re.search(rf"\b{public}\b", all_pages())
+def test_every_public_name_is_in_the_page_of_its_kind(public):
+    page = "messages.md" if public.endswith("Error") else "api.md"
+    assert re.search(rf"`{public}\b", (ROOT / "docs" / page).read_text())
+
+
+@pytest.mark.parametrize("setting", [row.name for row in OF_REDIRECTION])
+def test_every_setting_that_code_can_give_is_in_the_page(setting):
+    assert f"`{setting}`" in (ROOT / "docs" / "api.md").read_text()
 
 
 def test_what_ci_runs_is_the_second_command_of_the_readme():
