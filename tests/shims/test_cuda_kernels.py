@@ -93,6 +93,10 @@ BODIES = {
         "return static_cast<T>(static_cast<int>(y)) + float(1) / 2;",
         lambda x, y: int(y) + 0.5,
     ),
+    "a value of a type in parentheses": (
+        "return x * (T(1) + (float)(y)) * ((T(2)) - (T) 0.5 * (T)(x));",
+        lambda x, y: x * (1 + y) * (2 - 0.5 * x),
+    ),
     "not a number": ("return isnan(log(x)) ? y : x;", lambda x, y: y if x < 0 else x),
 }
 
@@ -331,7 +335,7 @@ def test_memory_begins_where_the_tensor_does():
         ("__global__ void f(float4* x) { }", "`float4`"),
         ("__global__ void f(float* x) { *x = 1; }", r"`\*`"),
         ("__global__ void f(int* x) { int y = atomicAdd(x, 1); }", "the value of `atomicAdd"),
-        ("__global__ void g(float* x) { }", "no function `f`"),
+        ("__global__ void g(float* x) { }", "because it defines no function `f`: write"),
     ],
 )
 def test_threads_that_speak_with_each_other_have_no_translation(source, construct):

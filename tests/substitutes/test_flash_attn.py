@@ -199,6 +199,18 @@ def test_dropout_drops_the_share_and_keeps_the_mean():
         (lambda q, k, v: (q, k.half(), v), "query and key must have the same dtype"),
         (lambda q, k, v: (q, k[:, :, :3], v[:, :, :3]), "heads in key/value must divide"),
         (lambda q, k, v: [torch.cat([x] * 40, -1) for x in (q, k, v)], "at most 256"),
+        (
+            lambda q, k, v: (q[0], k[0], v[0]),
+            r"q must have shape \(batch_size, seqlen_q, num_heads",
+        ),
+        (lambda q, k, v: (q, k[..., :4], v), r"k must have shape \(batch_size, seqlen_k"),
+        (lambda q, k, v: (q, k[0], v), "k must have shape"),
+        (lambda q, k, v: (q, k.repeat(2, 1, 1, 1), v.repeat(2, 1, 1, 1)), "k must have shape"),
+        (lambda q, k, v: (q, k, v[:, :1]), "v must have shape"),
+        (
+            lambda q, k, v: (q, k, v, 0.1, None, False, (-1, -1), 5.0),
+            "Softcapping does not support",
+        ),
     ],
 )
 def test_what_flash_attn_refuses_is_refused(change, text):
@@ -207,6 +219,36 @@ def test_what_flash_attn_refuses_is_refused(change, text):
     q, k, v = tensors((1, 2, 4, 8), (1, 2, 4, 8), (1, 2, 4, 8))
     with pytest.raises(RuntimeError, match=text):
         flash_attn_func(*change(q, k, v))
+
+
+@pytest.mark.parametrize(
+    ("starts", "of_keys", "text"),
+    [
+        ([0], [0], "batch size must be positive"),
+        ([0, 2], [0, 1, 2], "cu_seqlens_k must have shape"),
+        ([0.0, 2.0], [0, 2], "cu_seqlens_q must have dtype int32"),
+    ],
+)
+def test_lengths_that_flash_attn_refuses_are_refused(starts, of_keys, text):
+    from flash_attn import flash_attn_varlen_func
+
+    q, k, v = (x[0] for x in tensors((1, 2, 4, 8), (1, 2, 4, 8), (1, 2, 4, 8)))
+    dtype = torch.int32 if isinstance(starts[0], int) else torch.int64
+    cu_q = torch.tensor(starts, device="cuda").to(dtype)
+    cu_k = torch.tensor(of_keys, dtype=torch.int32, device="cuda")
+    with pytest.raises(RuntimeError, match=text):
+        flash_attn_varlen_func(q, k, v, cu_q, cu_k, 2, 2)
+
+
+def test_attention_to_no_keys_is_zero_with_a_gradient_of_zero():
+    from flash_attn import flash_attn_func
+
+    q, k, v = tensors((2, 3, 4, 8), (2, 0, 2, 8), (2, 0, 2, 8))
+    q.requires_grad_()
+    out, lse, _ = flash_attn_func(q, k, v, causal=True, return_attn_probs=True)
+    out.sum().backward()
+    assert out.shape == q.shape and out.abs().sum() == 0 and q.grad.abs().sum() == 0
+    assert lse.shape == (2, 4, 3) and lse.isinf().all()
 
 
 def test_weights_under_dropout_are_refused_by_name():

@@ -138,6 +138,8 @@ def test_every_module_imports_and_has_what_the_table_lists(name):
         for missing_name in _table.MODULES[name].absent:
             with pytest.raises(UnsupportedByTargetError, match=f"{name}.{missing_name} "):
                 getattr(module, missing_name)()
+            with pytest.raises(UnsupportedByTargetError, match=f"{name}.{missing_name}.make "):
+                getattr(module, missing_name).make
         for listed in _table.MODULES[name].names:
             assert hasattr(module, listed)
         assert hasattr(module, "nonsense") is False

@@ -287,6 +287,7 @@ def test_compiled_in_one_graph():
     ("shapes", "text"),
     [
         (((2, 4, 2, 8), (2, 4, 1, 8), (2, 4, 1, 8)), "Incompatible shapes"),
+        (((2, 4, 2, 8), (2, 7, 2, 8), (2, 6, 2, 8)), "Incompatible shapes"),
         (((2, 4, 2, 8), (2, 4, 8), (2, 4, 8)), "number of dimensions"),
     ],
 )

@@ -29,7 +29,7 @@ class JitFunction:
     def __init__(self, source: str, num_outputs: int, *, by_reference: bool) -> None:
         functions = functions_of(source)
         if not functions:
-            raise NotTranslatedError("no function", 1)
+            raise NotTranslatedError("it defines no function")
         self._function = functions[-1]
         self._others = {function.name: function for function in functions[:-1]}
         self._outputs = num_outputs if by_reference else 0

@@ -51,7 +51,7 @@ class Kernel:
     def __init__(self, source: str, name: str) -> None:
         functions = {function.name: function for function in functions_of(source)}
         if name not in functions:
-            raise NotTranslatedError(f"no function `{name}`", 1)
+            raise NotTranslatedError(f"it defines no function `{name}`")
         self._function = functions.pop(name)
         self._others = functions
         for parameter in self._function.parameters:

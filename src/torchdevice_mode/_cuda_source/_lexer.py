@@ -13,11 +13,12 @@ class NotTranslatedError(Exception):
 
     Args:
         what: The construct, as in the source.
-        line: Its line, from 1.
+        line: Its line, from 1; 0 where `what` is the whole reason, as a sentence.
     """
 
-    def __init__(self, what: str, line: int) -> None:
-        super().__init__(f"{what} in line {line}")
+    def __init__(self, what: str, line: int = 0) -> None:
+        where = f"{what} in line {line} has no counterpart in torch's operators"
+        super().__init__(where if line else what)
 
 
 class Token(NamedTuple):

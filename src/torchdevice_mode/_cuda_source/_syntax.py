@@ -322,10 +322,12 @@ class _Reader:
             self._next()
             return Node("address", token.line, (self._unary(),))
         if token.text == "(" and self._is_type(self._ahead()):
+            start = self._at
             self._next()
             kind = self._type()
-            self._expect(")")
-            return Node("cast", token.line, (kind, self._unary()))
+            if self._take(")"):
+                return Node("cast", token.line, (kind, self._unary()))
+            self._at = start  # `(T(1) + x)` begins with a value of that type
         return self._postfix()
 
     def _stepped(self, token: Token, target: Node) -> Node:

@@ -79,8 +79,10 @@ def attend(
     heads = q.shape[2]
     rule = _simplified(rule, q.shape[1], k.shape[1])
     if not k.shape[1]:
-        nothing = q.new_zeros(*q.shape[:3], v.shape[3])
-        return nothing, q.new_full((q.shape[0], heads, q.shape[1]), torch.inf, dtype=torch.float32)
+        # Sums over nothing are zero, and go on to have a gradient, which is zero as well.
+        q, k, v = (x.transpose(1, 2) for x in (q, _spread(k, heads), _spread(v, heads)))
+        nothing = (q @ k.transpose(-2, -1) @ v).transpose(1, 2)
+        return nothing, q.new_full(q.shape[:3], torch.inf, dtype=torch.float32)
     if with_lse or rule.softcap or rule.slopes is not None:
         q, k, v = (x.transpose(1, 2) for x in (q, _spread(k, heads), _spread(v, heads)))
         out, lse = _written_out(q, k, v, rule, scale, dropout_p)

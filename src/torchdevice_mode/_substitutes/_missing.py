@@ -49,7 +49,18 @@ def absent(module: str, name: str) -> type:
         The class.
     """
 
-    def refuse(cls: type, *args: Any, **kwargs: Any) -> Any:
-        raise unsupported(f"{module}.{name}")
+    full = f"{module}.{name}"
 
-    return type(name, (), {"__new__": refuse, "__module__": module, "__qualname__": name})
+    def refuse(cls: type, *args: Any, **kwargs: Any) -> Any:
+        raise unsupported(full)
+
+    # Its class methods and constants, too, are told by name.
+    look_up = {"__getattr__": lambda cls, attribute: _no_attribute(full, attribute)}
+    metaclass = type("absent", (type,), look_up)
+    return metaclass(name, (), {"__new__": refuse, "__module__": module, "__qualname__": name})
+
+
+def _no_attribute(owner: str, name: str) -> None:
+    if name.startswith("__"):
+        raise AttributeError(name)
+    raise MissingNameError(owner, name)

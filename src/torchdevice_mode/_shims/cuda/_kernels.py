@@ -23,8 +23,8 @@ def _translated(name: str, make: Callable[[], Any]) -> Any:
         return make()
     except NotTranslatedError as error:
         raise UnsupportedByTargetError(
-            f"torch.cuda.{name} cannot compile the source for {target()}, because {error} has no "
-            f"counterpart in torch's operators: write the function with torch operators."
+            f"torch.cuda.{name} cannot compile the source for {target()}, because {error}: "
+            f"write the function with torch operators."
         ) from None
 
 

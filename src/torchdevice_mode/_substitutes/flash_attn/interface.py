@@ -58,6 +58,8 @@ def flash_attn_func(
         RuntimeError: For a type of numbers or shapes that flash_attn refuses.
     """
     scale = check(q, k, v, softmax_scale)
+    _check_shapes(q, k, v, ("batch_size, seqlen_q", "batch_size, seqlen_k"))
+    _check_softcap(softcap, dropout_p)
     _refuse_probabilities("flash_attn.flash_attn_func", return_attn_probs, dropout_p)
     rule = rule_of(causal, window_size, softcap, alibi_slopes)
     out, lse = attend(q, k, v, rule, scale=scale, dropout_p=dropout_p, with_lse=return_attn_probs)
@@ -200,9 +202,12 @@ def flash_attn_varlen_func(
     """
     name = "flash_attn.flash_attn_varlen_func"
     scale = check(q, k, v, softmax_scale)
-    _refuse_probabilities(name, return_attn_probs, dropout_p)
     if block_table is not None:
         raise unsupported(f"{name}(block_table=...)", "call flash_attn_with_kvcache")
+    _check_shapes(q, k, v, ("total_q", "total_k"))
+    _check_softcap(softcap, dropout_p)
+    _check_lengths(cu_seqlens_q, cu_seqlens_k)
+    _refuse_probabilities(name, return_attn_probs, dropout_p)
     rule = rule_of(causal, window_size, softcap, alibi_slopes)
     compute = _by_padding if is_compiling() else _one_by_one
     out, lse = compute(
@@ -347,6 +352,35 @@ def check(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> float:
     if q.shape[-2] % k.shape[-2]:
         raise RuntimeError("Number of heads in key/value must divide number of heads in query")
     return float(q.shape[-1] ** -0.5) if scale is None else scale
+
+
+def _check_shapes(q: Tensor, k: Tensor, v: Tensor, before: tuple[str, str]) -> None:
+    """Compare shapes; `before` names the sizes before the heads, of queries and of keys."""
+    dims = before[0].count(",") + 3
+    own = f"({before[0]}, num_heads, head_size)"
+    other = f"({before[1]}, num_heads_k, head_size)"
+    if q.dim() != dims:
+        raise RuntimeError(f"q must have shape {own}")
+    one_batch = dims == 3 or q.shape[0] == k.shape[0]
+    if k.dim() != dims or k.shape[-1] != q.shape[-1] or not one_batch:
+        raise RuntimeError(f"k must have shape {other}")
+    if v.shape != k.shape:
+        raise RuntimeError(f"v must have shape {other}")
+
+
+def _check_softcap(softcap: float, dropout_p: float) -> None:
+    if softcap > 0 and dropout_p:
+        raise RuntimeError("Softcapping does not support dropout for now")
+
+
+def _check_lengths(cu_seqlens_q: Tensor, cu_seqlens_k: Tensor) -> None:
+    for name, cu in (("cu_seqlens_q", cu_seqlens_q), ("cu_seqlens_k", cu_seqlens_k)):
+        if cu.dtype != torch.int32:
+            raise RuntimeError(f"{name} must have dtype int32")
+    if cu_seqlens_q.numel() < 2:
+        raise RuntimeError("batch size must be positive")
+    if cu_seqlens_k.shape != cu_seqlens_q.shape:
+        raise RuntimeError("cu_seqlens_k must have shape (batch_size + 1)")
 
 
 def _refuse_probabilities(name: str, asked: bool, dropout_p: float) -> None:

@@ -208,7 +208,7 @@ def _check(query: Tensor, key: Tensor, value: Tensor) -> None:
             f"Invalid number of dimensions: query {query.dim()}, key {key.dim()}, value "
             f"{value.dim()}; give 3, 4 or 5 to all"
         )
-    same = query.shape[2:] == key.shape[2:] and key.shape[2:-1] == value.shape[2:-1]
+    same = query.shape[2:] == key.shape[2:] and key.shape[1:-1] == value.shape[1:-1]
     if not same or not query.shape[0] == key.shape[0] == value.shape[0]:
         raise ValueError(
             f"Incompatible shapes: query {tuple(query.shape)}, key {tuple(key.shape)}, value "
