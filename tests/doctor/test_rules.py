@@ -38,6 +38,20 @@ def test_what_a_run_says_of_a_package_is_said_here():
     assert not [p.name for p in PACKAGES if p.instead and told_in_a_run.PACKAGES.get(p.name)]
 
 
+@pytest.mark.parametrize(
+    ("imported", "advised"),
+    [
+        ("apex", "Run with --substitute apex."),
+        ("apex.optimizers.FusedAdam", "Run with --substitute apex."),
+        ("apex.contrib.xentropy", "Use torch's own operators: the substitute for apex has no"),
+        ("flash_attn.modules.mha.MHA", "Use torch's own operators: the substitute for flash_attn"),
+        ("triton.language", "Write the kernel with"),
+    ],
+)
+def test_a_substitute_is_advised_for_what_it_has(imported, advised):
+    assert advice(by_import(imported), imported).startswith(advised)
+
+
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.name)
 def test_a_package_is_found_by_its_name(package):
     assert package.needs in ("cuda", "parts")

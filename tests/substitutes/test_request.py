@@ -17,6 +17,7 @@ import torchdevice_mode
 from torchdevice_mode import _packages, _substitutes
 from torchdevice_mode._settings import Settings
 from torchdevice_mode._substitutes import _table
+from torchdevice_mode._substitutes._held import has
 from torchdevice_mode.errors import SettingsError, UnsupportedByTargetError
 
 WITHOUT_SUBSTITUTE = sorted(set(_packages.PACKAGES) - set(_packages.SUBSTITUTES))
@@ -142,6 +143,10 @@ def test_every_module_imports_and_has_what_the_table_lists(name):
                 getattr(module, missing_name).make
         for listed in _table.MODULES[name].names:
             assert hasattr(module, listed)
+        # The doctor tells the same without importing.
+        for held in module.__all__:
+            assert has(f"{name}.{held}") is (held not in _table.MODULES[name].absent), held
+        assert has(name) and not has(f"{name}.nonsense")
         assert hasattr(module, "nonsense") is False
         with pytest.raises(UnsupportedByTargetError, match=f"{name}.nonsense "):
             module.nonsense

@@ -307,7 +307,7 @@ class FileChecks(Checks):
             f"{package.name} is for CUDA{' only' if fails else ' in parts'}, as {package.reason}",
             where,
             about=package.name,
-            suggestion=advice(package),
+            suggestion=advice(package, name),
             caught=IMPORT_ERRORS,
             lazy=True,
         )

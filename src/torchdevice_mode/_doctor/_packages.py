@@ -10,6 +10,7 @@ import re
 from typing import NamedTuple
 
 from .. import _packages as told_in_a_run
+from .._substitutes._held import has
 
 __all__ = ["PACKAGES", "Package", "advice", "by_import", "by_requirement"]
 
@@ -146,8 +147,15 @@ def by_requirement(name: str) -> Package | None:
     return next((row for pattern, row in _REQUIREMENTS if pattern.fullmatch(name)), None)
 
 
-def advice(package: Package) -> str:
-    """What to do about a package, in one sentence."""
+def advice(package: Package, imported: str = "") -> str:
+    """What to do about a package, in one sentence.
+
+    Args:
+        package: Its row.
+        imported: What is imported of it; a substitute is advised where it has that.
+    """
+    if package.name in told_in_a_run.SUBSTITUTES and imported and not has(imported):
+        return f"Use torch's own operators: the substitute for {package.name} has no {imported}."
     instead = package.instead or told_in_a_run.PACKAGES.get(package.name)
     if package.name in told_in_a_run.SUBSTITUTES:
         option = f"run with --substitute {package.name}"
