@@ -196,6 +196,11 @@ def test_a_device_that_comes_from_another_line_is_said_to(report_of, tmp_path):
     assert "another line" in entry.suggestions[0].advice
 
 
+def test_where_no_line_can_be_read_the_device_may_stand_in_it(report_of):
+    (entry,) = report_of(an_entry("<string>")).entries
+    assert [row.name for row in entry.suggestions] == ["event redirection"]
+
+
 def test_layers_that_are_moved_at_once_are_not_told_to_name_a_device(report_of):
     report = report_of(an_entry(asked="no device", count=2), an_entry(asked="cuda"))
     first, second = report.entries

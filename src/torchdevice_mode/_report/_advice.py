@@ -11,14 +11,14 @@ __all__ = ["advise"]
 
 
 def advise(
-    kind: str, asked: str, names: Sequence[str], beside: Collection[str]
+    kind: str, asked: str, names: Sequence[str] | None, beside: Collection[str]
 ) -> tuple[Suggestion, ...]:
     """What to write instead, for one entry.
 
     Args:
         kind: As of `Site`.
         asked: As of `Site`.
-        names: Names of torch in the statement.
+        names: Names of torch in the statement; None where it cannot be read.
         beside: All that was asked for at this line: names among it have entries of their own.
 
     Returns:
@@ -28,8 +28,8 @@ def advise(
         return ()
     if asked == "no device" and any(_is_accelerator(other) for other in beside):
         return ()  # what moves it from there is told, and does this as well
-    if kind != "redirection" or asked == "no device" or asked.startswith("cpu"):
-        row = _row_of_event(kind, asked, names)
+    if names is None or kind != "redirection" or asked.startswith(("cpu", "no device")):
+        row = _row_of_event(kind, asked, names or ())
         return () if row is None else (row,)
     found = [for_name(name) for name in names if name not in beside]
     rows = dict.fromkeys(row for row in found if row is not None and _concerns(row.name))

@@ -313,9 +313,8 @@ def _report_entries(
     made = []
     for site, count, moved, seconds in entries:
         source = sources[site.file]
-        suggestions = advise(
-            site.kind, site.asked, source.names.get(site.line, ()), asked[site[:2]]
-        )
+        names = source.names.get(site.line, ()) if source.lines else None
+        suggestions = advise(site.kind, site.asked, names, asked[site[:2]])
         made.append(
             ReportEntry(
                 kind=site.kind,
