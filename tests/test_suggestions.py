@@ -97,6 +97,8 @@ def test_every_name_that_is_not_native_has_a_row(surface):
         ("torch.cuda.amp.autocast", "torch.autocast(device.type)"),
         ("torch.cuda.reset_max_memory_cached", "torch.accelerator.reset_peak_memory_stats()"),
         ("torch.mps.empty_cache", "torch.accelerator.empty_cache()"),
+        ("torch.cuda.Event.record", ""),
+        ("torch.cuda.Stream.synchronize", ""),
         ("torch.nn.Module.cuda", ".to(device)"),
         ("torch.Tensor.cuda", ".to(device)"),
         ("torch.FloatTensor.cuda", ".to(device)"),

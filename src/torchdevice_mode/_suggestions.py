@@ -185,12 +185,21 @@ ROWS: tuple[Suggestion, ...] = (
     Suggestion(
         "torch.cuda.Event",
         "torch.Event(device, enable_timing=True)",
-        "It records on any accelerator; on the CPU, time with time.perf_counter().",
+        "It records on any accelerator; on the CPU, and on MPS, where asking for the time can "
+        "hang, use time.perf_counter().",
     ),
     Suggestion(
         "torch.cuda.Stream",
         "torch.Stream(device)",
         "It makes a stream of any device that has several; MPS has one.",
+    ),
+    *(
+        Suggestion(
+            f"torch.cuda.{name}.*",
+            "",
+            f"Leave the call where the object is made as a torch.{name}, which has it as well.",
+        )
+        for name in ("Event", "Stream")
     ),
     *_same("current_stream", advice=f"The same of any accelerator; {_GUARD}."),
     *_same(
