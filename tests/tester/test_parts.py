@@ -192,12 +192,12 @@ def test_the_command_is_told_from_where_the_user_is(tmp_path, monkeypatch):
         ([], "/p/test_a.py", "discover -k test_a.A.test_b"),
         (["discover", "-s", "p"], "/p/test_a.py", "discover -s p -k test_a.A.test_b"),
         (["test_a"], "test_a", "test_a.A.test_b"),
+        (["discover", "-k", "a", "-v"], "/p/test_a.py", "discover -v -k test_a.A.test_b"),
     ],
 )
-def test_a_unittest_is_repeated_by_name(arguments, unit, command):
-    found = Suite("unittest", tuple(arguments)).repeats(
-        Run(PLAIN), "test_a.A.test_b", unit=unit, root="/p"
-    )
+@pytest.mark.parametrize("test", ["test_a.A.test_b", "tearDownClass (test_a.A.test_b)"])
+def test_a_unittest_is_repeated_by_name(arguments, unit, command, test):
+    found = Suite("unittest", tuple(arguments)).repeats(Run(PLAIN), test, unit=unit, root="/p")
     assert " ".join(found) == f"python -m unittest {command}"
 
 

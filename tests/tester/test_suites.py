@@ -204,7 +204,7 @@ def test_crashes_end_no_more_than_their_test(project):
             "test_import.py": "import os\nif REDIRECTED: os._exit(3)\ndef test_a(): pass",
             "test_end.py": """
                 import atexit, os, signal
-                if REDIRECTED: atexit.register(os.kill, os.getpid(), signal.SIGSEGV)
+                if REDIRECTED: atexit.register(os.kill, os.getpid(), signal.SIGABRT)
                 def test_a(): pass
                 """,
         },
@@ -223,7 +223,12 @@ def test_crashes_end_no_more_than_their_test(project):
     assert found["test_import.py::test_a"] == "crashed"
     assert found["test_end.py::test_a"] == "passed"
     assert found["test_end.py::(after the tests)"] == "crashed"
-    [cause] = [c for c in told["comparisons"][0]["causes"] if "SIGSEGV" in c["message"]][:1]
+    assert categories(told)["test_end.py::(after the tests)"] == "newly failing"
+    repeats = {one["test"]: one.get("repeat") for one in told["comparisons"][0]["tests"]}
+    assert repeats["test_end.py::(after the tests)"] == "torchdevice run -m pytest test_end.py"
+    causes = {cause["message"]: cause for cause in told["comparisons"][0]["causes"]}
+    assert {f"the process ended with exit code {code}" for code in (0, 3)} <= set(causes)
+    cause = causes["the process was ended by SIGSEGV"]
     assert "Segmentation fault" in cause["text"]
 
 
@@ -361,6 +366,8 @@ def test_a_suite_of_unittest(project, words):
                     def test_crash(self):
                         if REDIRECTED: os._exit(0)
                     def test_fails(self): self.assertFalse(REDIRECTED, "number 1")
+                    def test_interrupted(self):
+                        if REDIRECTED: raise KeyboardInterrupt
                     def test_parts(self):
                         for part in range(3):
                             with self.subTest(part=part):
@@ -375,6 +382,9 @@ def test_a_suite_of_unittest(project, words):
                     def setUpClass(cls):
                         if REDIRECTED: raise OSError("no B")
                     def test_b(self): pass
+
+                def tearDownModule():
+                    if REDIRECTED: raise OSError("still there")
                 """,
         },
     )
@@ -384,8 +394,10 @@ def test_a_suite_of_unittest(project, words):
     assert {name for name, one in found.items() if one == "newly failing"} == {
         "test_crash",
         "test_fails",
+        "test_interrupted",
         "test_parts",
         "test_b",
+        "test_u)",  # tearDownModule
     }
     assert found["test_cuda"] == "only redirected, passing"
     assert found["test_ok"] == found["test_expected"] == "passing alike"

@@ -38,7 +38,8 @@ def cause_of(error: Error | None, unit: str = "") -> Cause:
     """
     if error is None:
         return ("", "", "")
-    message = normalised(error.message)
+    # How a process ended is told by a number, its exit code.
+    message = error.message if error.type == "Crash" else normalised(error.message)
     file, _, function = error.place.partition(" in ")
     path = Path(file.rpartition(":")[0] or file)
     is_test = str(path) == unit or _A_TEST.fullmatch(path.name)

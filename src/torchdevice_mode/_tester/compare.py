@@ -123,10 +123,8 @@ def compare(
 
 def _compare_unit(unit: str, before: UnitResult, after: UnitResult) -> Iterable[Change]:
     whole = _failure_of_whole(after)
-    stopped = whole is not None and any(
-        _passed(one) and not _has_run(after.results.get(test))
-        for test, one in before.results.items()
-    )
+    passed = [test for test, one in before.results.items() if _passed(one)]
+    stopped = whole is not None and any(not _has_run(after.results.get(one)) for one in passed)
     for test in dict.fromkeys([*before.results, *after.results]):
         one = before.results.get(test, _ABSENT)
         two = after.results.get(test, _ABSENT)
@@ -137,6 +135,9 @@ def _compare_unit(unit: str, before: UnitResult, after: UnitResult) -> Iterable[
             continue  # told of its tests, and itself none
         if not _has_run(two) and (one.outcome == "not run" or one.target == "file"):
             continue
+        if one is _ABSENT and two.failed and two.target == "file" and passed:
+            # What prepares tests or cleans up after them is told of where it fails only.
+            one = Result("passed", target="file")
         yield Change(test, unit, _category(one, two, unit), one, two)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from .compare import Change, Comparison
 from .results import UnitResult
-from .runner import Listed
+from .runner import AFTER, Listed
 from .suite import Run, Suite
 from .text import one_line
 
@@ -117,10 +117,11 @@ def _run(session: Session, run: Run) -> dict[str, Any]:
 def _problems(unit: UnitResult) -> list[str]:
     """What kept tests of a unit from running."""
     problems = [unit.problem] if unit.problem else []
-    for result in unit.results.values():
+    for name, result in unit.results.items():
         if result.target == "file" and result.outcome == "error" and result.error is not None:
             error = f"{result.error.type}: {one_line(result.error.message)}".strip(": ")
-            problems.append(f"tests did not run: {error}")
+            what = name.partition(" ")[0] if name.startswith("tearDown") else "tests did not run"
+            problems.append(f"{what}: {error}")
     return problems
 
 
@@ -184,8 +185,8 @@ def _test(session: Session, run: Run, change: Change, cause: int | None) -> dict
 
 def _repeat(session: Session, run: Run, change: Change) -> str:
     test = change.test
-    if change.after.target == "file" and not change.test.count("::"):
-        test = change.test if session.suite.runner == "unittest" else change.test or change.unit
+    if change.after.target == "file":
+        test = test.removesuffix(AFTER) or change.unit
     words = session.suite.repeats(run, test, unit=change.unit, root=session.listed.root)
     return shlex.join(words)
 

@@ -20,7 +20,10 @@ from .results import Store, UnitResult, fingerprint, slug
 from .stream import Error, Folded, Result, Task, fold
 from .suite import Run, Suite, SuiteError
 
-__all__ = ["Listed", "Runner"]
+__all__ = ["AFTER", "Listed", "Runner"]
+
+AFTER = "::(after the tests)"
+"""Ends the name of what is no test: the end of a process whose tests have all run."""
 
 # A file each of whose tests crashes would take a process for each.
 _MOST_CRASHES = 10
@@ -218,7 +221,7 @@ def _take(result: UnitResult, folded: Folded, ended: Ended, log: Path) -> bool:
         name = folded.collecting or _short(result.unit)
         result.results[name] = Result(outcome, error=error, target="file")
     else:
-        name = f"{_short(result.unit)}::(after the tests)"
+        name = f"{_short(result.unit)}{AFTER}"
         result.results[name] = Result(outcome, error=error, target="file")
     return False
 

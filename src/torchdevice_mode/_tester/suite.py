@@ -155,16 +155,27 @@ class Suite:
             The command, from the folder where `torchdevice test` was started.
         """
         if self.runner == "unittest":
-            if os.path.isabs(unit):  # noqa: PTH117 - text here, found by discovery
-                words = self.arguments or ("discover",)
-                return run.shown(["-m", "unittest", *words, "-k", test])
-            return run.shown(["-m", "unittest", test])
+            return run.shown(["-m", "unittest", *self._words_of_unittest(test, unit)])
         path, separator, inside = test.partition("::")
         # The file as it is seen from here; the rest of the name as it is.
         place = _seen_from_here(Path(root, path))
         return run.shown(
             ["-m", "pytest", *self._options(), *self.added, place + separator + inside]
         )
+
+    def _words_of_unittest(self, test: str, unit: str) -> list[str]:
+        is_found = os.path.isabs(unit)  # noqa: PTH117 - text here, found by discovery
+        if test.endswith(")"):
+            # `tearDownClass (tests.test_a.A)` and its like, which nobody can ask for.
+            test = test.rpartition("(")[2][:-1]
+        if not is_found:
+            return [test]
+        words = list(self.arguments) or ["discover"]
+        while "-k" in words:
+            # One more would add tests, and not choose from them.
+            position = words.index("-k")
+            del words[position : position + 2]
+        return [*words, "-k", f"{Path(test).stem}." if test.endswith(".py") else test]
 
     def _options(self) -> list[str]:
         """The arguments but for those that name files: the last of equal words, most likely."""

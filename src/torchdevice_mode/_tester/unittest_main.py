@@ -64,6 +64,8 @@ class Recorded(unittest.TextTestResult):
 
     def stopTest(self, test: unittest.TestCase) -> None:  # noqa: N802
         super().stopTest(test)
+        if isinstance(sys.exc_info()[1], KeyboardInterrupt):
+            return  # on its way out, past what unittest makes of an error: the process ends in it
         self._tell(test, "passed", seconds=perf_counter() - self._began)
         _writer.put("finish", test=name_of(test))
 
