@@ -38,6 +38,15 @@ def test_a_cost_is_shown_where_it_was_measured():
     )
 
 
+def test_what_costs_most_is_shown_however_seldom_it_happened():
+    dear = Site("/home/me/train.py", 9, "main", "fallback", "aten::mode", "cpu", "because")
+    entries = [entry(count=count, line=100 + count) for count in range(2, 10)]
+    _, *shown = lines(*entries, Entry(dear, 1, seconds=2.5), busiest=3)
+    assert [line.split()[0] for line in shown] == ["9x", "8x", "1x", "and"]
+    assert "aten::mode -> cpu (2.5 s)" in shown[2]
+    assert shown[-1] == "  and 27 more at 6 call sites"
+
+
 def test_totals_are_by_kind_with_redirections_first_and_unknown_kinds_last():
     kinds = ["zebra", "stub", "adoption", "redirection", "downcast", "fallback"]
     first, *_ = lines(*(entry(count=1000, kind=kind) for kind in kinds), entry(kind="adoption"))

@@ -13,6 +13,7 @@ from ._words import cost, counted, place_of
 __all__ = ["render"]
 
 _LONGEST_SOURCE = 60
+_DEAREST = 2
 
 
 def render(
@@ -24,7 +25,7 @@ def render(
     unreported: int = 0,
     source_line: Callable[[str, int], str] = linecache.getline,
 ) -> str:
-    """Say what was redirected: totals by kind, then the busiest call sites.
+    """Say what was redirected: totals by kind, then the busiest and dearest call sites.
 
     Args:
         entries: What the ledger counted.
@@ -42,7 +43,7 @@ def render(
     if not entries:
         return "\n".join([f"torchdevice: nothing was redirected (target {target})", *missing])
     ordered = sorted(entries, key=lambda entry: -entry.count)
-    shown = ordered[:busiest]
+    shown = _worth_showing(ordered, busiest)
     rows = [
         (
             f"{entry.count:,}x",
@@ -57,11 +58,19 @@ def render(
     for count, place, change, source in rows:
         columns = f"{count:>{widths[0]}}  {place:<{widths[1]}}  {change:<{widths[2]}}  {source}"
         lines.append(f"  {columns}".rstrip())
-    rest = ordered[busiest:]
+    rest = [entry for entry in ordered if entry not in shown]
     if rest:
         sites = counted(len(rest), "call site")
         lines.append(f"  and {sum(entry.count for entry in rest):,} more at {sites}")
     return "\n".join([*lines, *missing])
+
+
+def _worth_showing(ordered: Sequence[Entry], most: int) -> list[Entry]:
+    """The busiest, and among them those that cost most, however seldom they were passed."""
+    costly = [entry for entry in ordered if _cost(entry)]
+    dearest = sorted(costly, key=lambda entry: (-entry.seconds, -entry.moved))[:_DEAREST]
+    chosen = [*dearest, *(entry for entry in ordered if entry not in dearest)][:most]
+    return [entry for entry in ordered if entry in chosen]
 
 
 def _missing(unreported: int) -> list[str]:
