@@ -198,6 +198,8 @@ def installed(session: nox.Session) -> None:
     types = unpacked / "tests" / "typing"
     session.run("mypy", "--strict", "--config-file=", str(types / "program.py"))
     session.run("pyright", "--project", str(types), "--pythonpath", _python(session))
+    for package in ("torchdevice", "torchdevice_mode"):
+        session.run("pyright", "--verifytypes", package, "--ignoreexternal")
     session.chdir(unpacked)
     session.run("pytest", "-q", *(session.posargs or TESTS_OF_SOURCE))
 

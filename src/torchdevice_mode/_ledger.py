@@ -69,10 +69,10 @@ class Event:
     __slots__ = ("asked", "given", "kind", "reason")
 
     def __init__(self, kind: str, asked: str, given: str, reason: str) -> None:
-        self.kind = kind
-        self.asked = asked
-        self.given = given
-        self.reason = reason
+        self.kind: str = kind
+        self.asked: str = asked
+        self.given: str = given
+        self.reason: str = reason
 
 
 @cache
@@ -212,7 +212,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self.on_first: Callable[[], None] | None = None
-        self.began = time.time()
+        self.began: float = time.time()
         self.restart()
 
     def restart(self) -> None:

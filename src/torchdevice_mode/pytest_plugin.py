@@ -144,7 +144,7 @@ class _EntryPoint:
             pluginmanager.register(sys.modules[__name__], __name__)
 
 
-entry_point = _EntryPoint()
+entry_point: _EntryPoint = _EntryPoint()
 
 
 # --- from the start to the end of a session ----------------------------------------------------
