@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "torchdevice_mode"
 
 LAYERS = [
     ["errors", "_variables", "_imports", "_kinds", "_mismatch", "_traced", "_packages", "_places"],
-    ["_dtensors", "_report_path", "_suggestions", "_words", "_writes"],
+    ["_dtensors", "_printing", "_report_path", "_suggestions", "_words", "_writes"],
     ["_spec", "_override"],
     ["_values"],
     ["_settings"],

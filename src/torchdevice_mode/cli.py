@@ -22,6 +22,7 @@ from ._imports import when_imported
 from ._ledger import Ledger
 from ._log import configure
 from ._packages import announce_missing, before_torch
+from ._printing import print_out
 from ._run import Program, current_folder, folder_of, prepare, run
 from ._settings import REPORT, SETTINGS, Found, RunSettings, Setting, Settings
 from ._summary import render
@@ -416,11 +417,11 @@ def _info(options: argparse.Namespace, program: Program | None) -> int:
         from . import _info as info
 
         facts = info.collect(settings, found)
+        print_out(json.dumps(facts, indent=2) if options.json else info.render(facts))
     except TorchDeviceError as error:
         return _fail(2, with_place(error, found))
     except ModuleNotFoundError as error:
         return _without_torch(error)
-    print(json.dumps(facts, indent=2) if options.json else info.render(facts))
     return 0
 
 
@@ -430,17 +431,16 @@ def _gap(options: argparse.Namespace, program: Program | None) -> int:
         from . import _gap as gap
 
         entries = gap.collect(options.torch_module)
+        if options.json:
+            names = {e.name: {"state": e.state, "reason": e.reason} for e in entries}
+            text = json.dumps({"counts": gap.counts(entries), "names": names}, indent=2)
+        else:
+            text = gap.markdown(entries) if options.markdown else gap.render(entries)
+        print_out(text.removesuffix("\n"))
     except TorchDeviceError as error:
         return _fail(2, error)
     except ModuleNotFoundError as error:
         return _without_torch(error)
-    if options.json:
-        names = {e.name: {"state": e.state, "reason": e.reason} for e in entries}
-        print(json.dumps({"counts": gap.counts(entries), "names": names}, indent=2))
-    elif options.markdown:
-        print(gap.markdown(entries), end="")
-    else:
-        print(gap.render(entries))
     return int(any(entry.state == gap.MISSING for entry in entries))
 
 

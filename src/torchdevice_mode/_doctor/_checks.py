@@ -136,7 +136,7 @@ def _unparsable(path: str, error: Exception, lines: list[str]) -> Finding:
         column,
         "unparsable-file",
         Severity.WARNING,
-        f"this is not Python as this version reads it, and was passed over: {why.rstrip('.')}.",
+        f"this is not Python as this version reads it, and was passed over: {why.rstrip('.?')}.",
         source=lines[line - 1].strip()[:200] if line <= len(lines) else "",
     )
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from .._printing import print_out
 from ..errors import TorchDeviceError
 from ._findings import Severity
 from ._output import lines, to_json, to_sarif
@@ -93,7 +93,7 @@ def _print(diagnosis: Diagnosis, options: argparse.Namespace, states: States) ->
             "".join(piece for piece, _ in line).rstrip() for line in lines(diagnosis, least=least)
         )
     if options.output is None:
-        _write(text)
+        print_out(text)
     else:
         try:
             Path(options.output).write_text(text + "\n", encoding="utf-8")
@@ -101,16 +101,6 @@ def _print(diagnosis: Diagnosis, options: argparse.Namespace, states: States) ->
             raise TorchDeviceError(
                 f"cannot write {options.output!r} ({error.strerror}): give another --output."
             ) from None
-
-
-def _write(text: str) -> None:
-    """Print; what the terminal's encoding lacks is escaped, and who stops reading may."""
-    encoding = sys.stdout.encoding or "utf-8"
-    try:
-        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
-    except BrokenPipeError:
-        # What is still in the buffer has to go somewhere when the process ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _print_rich(diagnosis: Diagnosis, least: Severity) -> bool:

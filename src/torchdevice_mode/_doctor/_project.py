@@ -202,7 +202,7 @@ def _examine_notebook(name: str, text: str, lookup: Lookup, options: dict[str, A
         last = line + finding.end_line - finding.line
         placed.append(replace(finding, cell=cell, line=line, end_line=last))
     for cell, line, why in book.broken:
-        message = f"this cell is not Python, and was passed over: {why.rstrip('.')}."
+        message = f"this cell is not Python, and was passed over: {why.rstrip('.?')}."
         broken = Finding(
             name, line, 1, line, 1, "unparsable-file", Severity.WARNING, message, cell=cell
         )

@@ -155,7 +155,6 @@ RULES: tuple[Rule, ...] = (
         NOTE,
         "A model spread over several devices",
         "There is one device, so the model runs on that one.",
-        off_cuda=False,
     ),
     # --- what is known before the program runs
     Rule(

@@ -181,7 +181,7 @@ def _device(node: ast.expr, value: str, found: Found, where: Where) -> None:
     kind, _, index = value.partition(":")
     plain = value if not index or index.lstrip("-").isdigit() else kind
     given, reason = found.decision(plain.rstrip(":"))
-    if given == kind:
+    if given == plain.rstrip(":"):
         message = f"{value!r} names a device: {reason}"
     else:
         message = f"{value!r} means {given} here: {reason}"
@@ -201,10 +201,14 @@ def joined(node: ast.JoinedStr, role: str, found: Found, where: Where) -> None:
     ):
         kind = first.value.rstrip(":")
         given, reason = found.decision(kind)
+        if given == kind:
+            message = f"a numbered {kind} device is named: {reason}"
+        else:
+            message = f"a numbered {kind} device means {given} here, whatever its number: {reason}"
         found.add(
             node,
             "device-string",
-            f"a numbered {kind} device means {given} here, whatever its number: {reason}",
+            message,
             where,
             about="device string",
             state="mapped",
