@@ -18,6 +18,7 @@ from torchdevice_mode._tester.process import Ended, Stopped
 from torchdevice_mode._tester.results import Store, UnitResult, slug
 from torchdevice_mode._tester.stream import Error, Result, Task, describe, fold, written
 from torchdevice_mode._tester.suite import PLAIN, Run, Suite, SuiteError, options_of
+from torchdevice_mode._tester.text import headline
 
 # --- lines -------------------------------------------------------------------------------------
 
@@ -318,6 +319,16 @@ def test_results_of_another_command_are_not_resumed(tmp_path):
     store.begin({"command": ["pytest", "b"]}, resume=False)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks there")
+def test_two_commands_do_not_share_a_folder(tmp_path):
+    one, two = Store(tmp_path / "results"), Store(tmp_path / "results")
+    one.begin({}, resume=False)
+    with pytest.raises(SuiteError, match="is in use by another torchdevice test: wait "):
+        two.begin({}, resume=True)
+    one.close()
+    two.begin({}, resume=True)
+
+
 @pytest.mark.parametrize("unit", ["/a/b/tests/test_a.py", "x" * 500, "/ü/\udcff.py", ""])
 def test_names_of_files_about_a_unit_are_plain(unit):
     name = slug(unit)
@@ -330,3 +341,32 @@ def test_a_task_survives_its_file(tmp_path):
     task.write(tmp_path / "task")
     assert Task.read(tmp_path / "task") == task
     assert task.leaves_out("other") and not task.leaves_out("a::b")
+
+
+# --- what came out -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("redirected", "simulated", "sentence"),
+    [
+        ([], [], "no test that passes on plain torch fails redirected"),
+        (
+            ["a"],
+            [],
+            "1 test passes on plain torch and fails redirected (1 redirected, 0 simulated)",
+        ),
+        (["a"], ["a"], "1 test passes on plain torch and fails redirected (1 redirected, 1 sim"),
+        (["a"], ["b"], "2 tests pass on plain torch and fail redirected (1 redirected, 1 sim"),
+    ],
+)
+def test_a_test_that_fails_in_two_runs_is_one(redirected, simulated, sentence):
+    comparisons = [
+        {
+            "run": run,
+            "tests": [{"file": "f", "test": name, "category": "newly failing"} for name in names],
+        }
+        for run, names in (("redirected", redirected), ("simulated", simulated))
+    ]
+    told = {"comparisons": comparisons, "interrupted": False, "exit_code": 1}
+    assert headline(told).startswith(sentence)
+    assert headline({**told, "exit_code": 2}) == "no test was run"

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic
@@ -31,7 +31,7 @@ from .results import Store, UnitResult
 from .runner import Listed, Runner, environment_for
 from .stream import Result
 from .suite import PLAIN, Run, Suite, SuiteError, options_of
-from .text import headline, markdown, text
+from .text import headline, is_empty, markdown, text
 
 __all__ = ["DEFAULT_RESULTS", "REPORTS", "test"]
 
@@ -89,10 +89,33 @@ def test(options: Mapping[str, Any], program: Program | None) -> int:
         "runs": {run.name: run.options for run in runs},
         "python": sys.version,
     }
-    store.begin(manifest, resume=bool(options["resume"]))
-    runner = Runner(suite, store, limit, environment_for(jobs, os.environ))
+    strict, quiet = bool(options["strict"]), bool(run_settings.quiet)
+    with closing(store):
+        store.begin(manifest, resume=bool(options["resume"]))
+        runner = Runner(suite, store, limit, environment_for(jobs, os.environ))
+        state = _run(runner, runs, jobs=jobs, retries=retries, quiet=quiet)
+        comparisons = _compare(runs, state)
+        session = Session(
+            suite=runner.suite,
+            listed=state.listed,
+            runs=runs,
+            facts=state.facts,
+            results=state.results,
+            comparisons=comparisons,
+            folder=store.folder,
+            seconds=monotonic() - began,
+            interrupted=state.interrupted,
+        )
+        code = _exit_code(state, comparisons, strict=strict)
+        told = document(session, version=__version__, exit_code=code)
+        _write(told, store.folder, options["reports"] or (), strict=strict)
+    _say(told, store.folder, quiet=quiet)
+    return code
+
+
+def _run(runner: Runner, runs: Sequence[Run], *, jobs: int, retries: int, quiet: bool) -> _State:
+    """Run everything, or what there is time for until the user ends it."""
     state = _State({run.name: {} for run in runs})
-    quiet = bool(run_settings.quiet)
     with _ended_like_interrupted():
         try:
             _prepare(runner, runs, state, quiet)
@@ -107,36 +130,23 @@ def test(options: Mapping[str, Any], program: Program | None) -> int:
                 f"the tests cannot go on ({error.strerror or error}): put that right, and go on "
                 f"with --resume."
             ) from error
-    comparisons = _compare(runs, state)
-    code = _exit_code(state, comparisons, strict=bool(options["strict"]))
-    session = Session(
-        suite=runner.suite,
-        listed=state.listed,
-        runs=runs,
-        facts=state.facts,
-        results=state.results,
-        comparisons=comparisons,
-        folder=store.folder,
-        seconds=monotonic() - began,
-        interrupted=state.interrupted,
-    )
-    told = document(session, version=__version__, exit_code=code)
-    _write(told, store.folder, options["reports"] or (), strict=bool(options["strict"]))
-    shown = shlex.join(suite.shown)
-    if code == 2 and not any(run["outcomes"] for run in told["runs"]):
+    return state
+
+
+def _say(told: dict[str, Any], folder: Path, *, quiet: bool) -> None:
+    """Print what came out; where that is nothing, it is an error."""
+    shown = shlex.join(told["command"])
+    outcomes = [run["outcomes"] for run in told["runs"]]
+    if is_empty(told) and not any(outcomes):
         raise SuiteError(f"there are no tests: {shown} collects none.")
-    if not quiet or code == 2:
-        _print(text(told), store.folder)
-    if code == 2 and any("not run" in run["outcomes"] for run in told["runs"]):
+    if is_empty(told) or not quiet:
+        _print(text(told), folder)
+    if is_empty(told) and any("not run" in one for one in outcomes):
         raise SuiteError(f"no test was run: {shown} only collects them.")
-    if code == 2:
+    if is_empty(told):
         raise SuiteError(f"no test could be run: {shown} collects none without an error.")
-    if quiet:
-        _print(f"torchdevice: {headline(told)}", store.folder)
-    else:
-        files = "report.html, .md, .json, .xml"
-        _print(f"torchdevice: reports are in {store.folder} ({files})", store.folder)
-    return code
+    files = f"reports are in {folder} (report.html, .md, .json, .xml)"
+    _print(f"torchdevice: {headline(told) if quiet else files}", folder)
 
 
 def _print(words: str, folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shlex
 import shutil
@@ -14,6 +15,11 @@ from typing import Any
 
 from .stream import Error, Result
 from .suite import SuiteError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 __all__ = ["Store", "UnitResult", "fingerprint", "slug"]
 
@@ -81,6 +87,7 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._held: int | None = None
 
     def begin(self, manifest: Mapping[str, object], *, resume: bool) -> None:
         """Make the folder ready.
@@ -100,6 +107,8 @@ class Store:
                     f"{self.folder} holds something other than results of torchdevice test: give "
                     f"another folder with --results."
                 )
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._hold()
             if resume and before is not None and before != json.loads(json.dumps(told)):
                 of = _what_differs(before, told)
                 raise SuiteError(
@@ -109,7 +118,6 @@ class Store:
             if before is not None and not resume:
                 for name in _OWN:
                     shutil.rmtree(self.folder / name, ignore_errors=True)
-            self.folder.mkdir(parents=True, exist_ok=True)
             # Nobody means to commit these.
             (self.folder / ".gitignore").write_text("*\n", encoding="utf-8")
             self._put(self.folder / _MANIFEST, told)
@@ -118,6 +126,29 @@ class Store:
                 f"{self.folder} cannot be written ({error.strerror or error}): give another folder "
                 f"with --results."
             ) from error
+
+    def _hold(self) -> None:
+        """Keep other commands off the folder, until this one or its process has ended."""
+        if self._held is not None or fcntl is None:
+            return
+        folder = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(folder)
+            raise SuiteError(
+                f"{self.folder} is in use by another torchdevice test: wait for that, or give "
+                f"another folder with --results."
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+        self._held = folder
+
+    def close(self) -> None:
+        """Let others have the folder."""
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
 
     def _manifest(self) -> dict[str, Any] | None:
         try:

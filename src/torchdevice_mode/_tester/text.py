@@ -48,7 +48,7 @@ def how_many(comparison: dict[str, Any], cause: dict[str, Any]) -> str:
 def headline(document: dict[str, Any]) -> str:
     """What came out, in one sentence."""
     newly = _by_run(document, "newly failing")
-    total = sum(newly.values())
+    total = _number(newly)
     if is_empty(document):
         return "no test was run"
     if document["interrupted"]:
@@ -60,9 +60,9 @@ def headline(document: dict[str, Any]) -> str:
         sentence = "no test that passes on plain torch fails redirected"
     sentence += _each(newly)
     only = _by_run(document, "only redirected, failing")
-    if sum(only.values()):
-        noun = counted(sum(only.values()), "test")
-        verbs = ("runs", "fails") if sum(only.values()) == 1 else ("run", "fail")
+    if _number(only):
+        noun = counted(_number(only), "test")
+        verbs = ("runs", "fails") if _number(only) == 1 else ("run", "fail")
         sentence += f"; {noun} that only {verbs[0]} redirected {verbs[1]}{_each(only)}"
     return sentence
 
@@ -72,14 +72,24 @@ def is_empty(document: dict[str, Any]) -> bool:
     return bool(document["exit_code"] == 2)
 
 
-def _by_run(document: dict[str, Any], category: str) -> dict[str, int]:
-    return {one["run"]: one["counts"].get(category, 0) for one in document["comparisons"]}
+def _by_run(document: dict[str, Any], category: str) -> dict[str, set[tuple[str, str]]]:
+    return {
+        comparison["run"]: {
+            (one["file"], one["test"]) for one in comparison["tests"] if one["category"] == category
+        }
+        for comparison in document["comparisons"]
+    }
 
 
-def _each(numbers: dict[str, int]) -> str:
-    if len(numbers) == 1 or not any(numbers.values()):
+def _number(tests: dict[str, set[tuple[str, str]]]) -> int:
+    """How many there are, one that is in several runs being one."""
+    return len(set().union(*tests.values()))
+
+
+def _each(tests: dict[str, set[tuple[str, str]]]) -> str:
+    if len(tests) == 1 or not _number(tests):
         return ""
-    return f" ({', '.join(f'{number:,} {run}' for run, number in numbers.items())})"
+    return f" ({', '.join(f'{len(found):,} {run}' for run, found in tests.items())})"
 
 
 def text(document: dict[str, Any]) -> str:
