@@ -29,7 +29,8 @@ CUDA_TESTS = [
     "tests/test_float64.py",
 ]
 
-# Files whose tests put no tensor on a device, so that once is enough.
+# Files whose tests put no tensor on a device, or start programs that are told which one to take,
+# so that once is enough.
 WITHOUT_A_DEVICE = [
     "tests/tester",
     "tests/report",
@@ -43,18 +44,25 @@ WITHOUT_A_DEVICE = [
     "tests/doctor/test_rules.py",
     "tests/doctor/test_sources.py",
     "tests/doctor/test_tree.py",
+    "tests/doctor/test_verdict.py",
+    "tests/substitutes/test_programs.py",
+    "tests/test_benchmarks.py",
+    "tests/test_children.py",
     "tests/test_cli.py",
     "tests/test_documentation.py",
     "tests/test_imports.py",
     "tests/test_info.py",
     "tests/test_layers.py",
+    "tests/test_log.py",
     "tests/test_mismatch.py",
     "tests/test_patches.py",
     "tests/test_policy.py",
     "tests/test_pyproject.py",
     "tests/test_pytest_plugin.py",
+    "tests/test_run.py",
     "tests/test_settings.py",
     "tests/test_spec.py",
+    "tests/test_startup.py",
     "tests/test_suggestions.py",
     "tests/test_summary.py",
     "tests/test_versions.py",

@@ -116,7 +116,9 @@ class IsKilled(Reports):
         (IsKilled(), RuntimeError, "is killed by signal: Killed."),
     ],
 )
-def test_what_ends_a_worker_is_what_plain_torch_says(data, error, words):
+def test_what_ends_a_worker_is_what_plain_torch_says(data, error, words, monkeypatch):
+    # How long torch waits for the worker to end: all of it, as the end of a loader has no news.
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.5)
     for context in (torchdevice_mode.native(), torchdevice_mode.redirect()):
         with context, pytest.raises(error) as caught:
             list(DataLoader(data, num_workers=1, multiprocessing_context="fork"))

@@ -81,9 +81,17 @@ def suite(pytester):
     return pytester
 
 
-def run(pytester, *arguments):
-    """pytest in a process of its own; `-p` in place of the entry point, installed or not."""
-    return pytester.runpytest_subprocess("-p", "no:cacheprovider", *arguments, timeout=120)
+def run(pytester, *arguments, autoload=False):
+    """pytest in a process of its own, with all that is installed or with this plugin alone.
+
+    The others take longer to import than the suites here take to run.
+    """
+    plugins = [] if autoload else ["-p", pytest_plugin.__name__]
+    with pytest.MonkeyPatch.context() as patch:
+        if not autoload:
+            patch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+        words = ("-p", "no:cacheprovider", *plugins, *arguments)
+        return pytester.runpytest_subprocess(*words, timeout=120)
 
 
 def inline(pytester, *arguments):
@@ -103,7 +111,7 @@ def counts(result):
 
 
 def test_a_suite_is_redirected_from_its_first_import_on(suite):
-    result = run(suite, "--torchdevice", "tests", "--doctest-modules", "-v")
+    result = run(suite, "--torchdevice", "tests", "--doctest-modules", "-v", autoload=True)
     result.assert_outcomes(passed=9)
     result.stdout.fnmatch_lines(
         ["torchdevice: redirects to *", "*= torchdevice =*", "*redirections, target *"]
@@ -114,7 +122,8 @@ def test_a_suite_is_redirected_from_its_first_import_on(suite):
 def test_counts_with_workers_are_those_without(suite):
     """Workers of pytest-xdist import the modules each for itself; a test runs once."""
     alone = counts(run(suite, "--torchdevice", "tests"))
-    result = run(suite, "-n2", "--torchdevice", "tests", "--torchdevice-report=out.json")
+    options = ["--torchdevice", "tests", "--torchdevice-report=out.json"]
+    result = run(suite, "-p", "xdist", "-n2", *options)
     together = counts(result)
     calls = "tests/test_a.py:8"
     assert alone[calls] == together[calls] >= 10
@@ -141,8 +150,8 @@ def test_without_the_option_torch_is_plain_and_not_imported(pytester):
 
 @pytest.mark.off_cuda
 def test_the_simulated_device_is_there_at_import(suite):
-    options = ["--torchdevice-simulate=mps", "-o", "torchdevice=yes", "-n1"]
-    result = run(suite, *options, "tests/test_a.py")
+    options = ["--torchdevice-simulate=mps", "-o", "torchdevice=yes"]
+    result = run(suite, "-p", "xdist", "-n1", *options, "tests/test_a.py")
     result.assert_outcomes(passed=8)
     result.stdout.fnmatch_lines(["torchdevice: *simulated mps", "*, target mps:0"])
 
@@ -327,13 +336,6 @@ def test_the_entry_point_and_p_are_one_plugin(pytester, first):
     for step in register if first == "entry point" else reversed(register):
         step()
     assert manager.get_plugin(name) is pytest_plugin
-
-
-def test_a_suite_with_autoload_off_names_the_plugin(pytester, monkeypatch):
-    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
-    pytester.makepyfile("import torch\ndef test_a(): torch.zeros(1, device='cuda')")
-    result = run(pytester, "-p", "torchdevice_mode.pytest_plugin", "--torchdevice")
-    result.assert_outcomes(passed=1)
 
 
 def test_importing_the_plugin_does_not_import_torch():

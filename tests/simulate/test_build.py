@@ -91,6 +91,16 @@ UNKNOWN = "There is no simulated '{}': the devices to simulate are 'mps' and 'cu
 NOT_LOADED = "The simulated device is not loaded: call simulate.load() first."
 
 
+def failure_to_build(monkeypatch: pytest.MonkeyPatch, **environment: str | Path) -> str:
+    """What the simulator says that it raises where it would compile, in this process."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(SimulatorError) as raised:
+        simulate.load()
+    assert not simulate.is_loaded()
+    return str(raised.value)
+
+
 def failure_of(code: str, **environment: str | Path) -> str:
     """What the simulator says that it raises, which must be its last word."""
     status, out, err = execute(code, **environment)
@@ -106,8 +116,8 @@ def test_missing_compiler_is_one_sentence(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["lock"]
 
 
-def test_no_compiler_on_the_path_names_those_that_were_looked_for(tmp_path):
-    said = failure_of(LOAD, CXX="", PATH=tmp_path, TORCHDEVICE_CACHE=tmp_path)
+def test_no_compiler_on_the_path_names_those_that_were_looked_for(tmp_path, monkeypatch):
+    said = failure_to_build(monkeypatch, CXX="", PATH=tmp_path, TORCHDEVICE_CACHE=tmp_path)
     assert "found none (c++, g++, clang++): install g++" in said
 
 
@@ -121,21 +131,23 @@ def test_missing_compiler_is_one_line_on_the_command_line(tmp_path):
     assert result(process) == (2, "", f"torchdevice: error: {NO_COMPILER}\n")
 
 
-def test_failing_compiler_gives_its_first_error_and_leaves_nothing(tmp_path):
+def test_failing_compiler_gives_its_first_error_and_leaves_nothing(tmp_path, monkeypatch):
     script = tmp_path / "bad-c++"
     script.write_text(
         "#!/bin/sh\necho 'warning: x' >&2\necho 'device.cpp:1: error: no' >&2\nexit 1\n"
     )
     script.chmod(0o755)
     cache = tmp_path / "cache"
-    assert failure_of(LOAD, CXX=script, TORCHDEVICE_CACHE=cache) == FAILED.format(script)
+    said = failure_to_build(monkeypatch, CXX=script, TORCHDEVICE_CACHE=cache)
+    assert said == FAILED.format(script)
     assert [path.name for path in cache.iterdir()] == ["lock"]
 
 
-def test_cache_that_cannot_be_written_is_named(tmp_path):
+def test_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     cache = tmp_path / "file" / "cache"
-    assert failure_of(LOAD, TORCHDEVICE_CACHE=cache) == NOT_A_DIRECTORY.format(cache)
+    said = failure_to_build(monkeypatch, TORCHDEVICE_CACHE=cache)
+    assert said == NOT_A_DIRECTORY.format(cache)
 
 
 def test_a_gpu_that_torch_finds_is_named():
@@ -264,16 +276,6 @@ def test_one_unit_has_every_source(tmp_path, compiler):
         assert f'#include "{source}"\n' in included
 
 
-def test_later_start_needs_no_compiler_and_no_time(built):
-    code = f"""
-        import time, torch
-        started = time.perf_counter()
-        {LOAD.strip()}
-        print(time.perf_counter() - started < 1)
-    """
-    assert execute(code, CXX="/nonexistent") == (0, "True\n", "")
-
-
 @pytest.mark.parametrize(
     "environment, expected",
     [
@@ -291,15 +293,18 @@ def test_cache_lies_where_the_user_says(monkeypatch, environment, expected):
 # --- loading -----------------------------------------------------------------------------------
 
 
-def test_importing_imports_no_torch_and_loading_no_compiler_of_torch(built):
+def test_importing_imports_no_torch_and_a_later_start_needs_no_compiler_and_no_time(built):
     code = f"""
-        import sys
+        import sys, time
         from torchdevice_mode import simulate
         print("torch" in sys.modules)
+        import torch
+        started = time.process_time()
         {LOAD.strip()}
+        print(time.process_time() - started < 1)
         print(any(name.startswith(("torch._dynamo", "torch._inductor")) for name in sys.modules))
     """
-    assert execute(code) == (0, "False\nFalse\n", "")
+    assert execute(code, CXX="/nonexistent") == (0, "False\nTrue\nFalse\n", "")
 
 
 def test_threads_that_load_together_load_one(built):
@@ -318,8 +323,14 @@ def test_threads_that_load_together_load_one(built):
     assert execute(code) == (0, "True\nTrue mps:0\n", "")
 
 
-EXITS = {
-    "objects": """
+# What is there when a process ends, and the status that it ends with.
+OBJECTS = """
+import atexit
+atexit.register(lambda: torch.ones(2, device='mps').tolist())
+model = torch.nn.Linear(2, 2).to('mps')
+optimizer = torch.optim.Adam(model.parameters())
+model(torch.ones(1, 2, device='mps')).sum().backward()
+optimizer.step()
 x = torch.ones(3, device='mps', requires_grad=True)
 x.me, graph = x, (x * 2).sum()
 event, other = torch.mps.Event(enable_timing=True), torch.Event('mps')
@@ -328,38 +339,25 @@ generator = torch.Generator('mps')
 storage = torch.UntypedStorage(3, device='mps')
 blocks = [simulate.missing_operators(['aten::add']), simulate.memory_limit(1 << 20)]
 [block.__enter__() for block in blocks]
-""",
-    "trained": """
-model = torch.nn.Linear(2, 2).to('mps')
-optimizer = torch.optim.Adam(model.parameters())
-model(torch.ones(1, 2, device='mps')).sum().backward()
-optimizer.step()
-""",
-    "atexit": "import atexit; atexit.register(lambda: torch.ones(2, device='mps').tolist())",
-    "thread": """
-import threading
-x = torch.ones(3, device='mps')
-threading.Thread(target=lambda: [x.add_(1) for _ in range(200)]).start()
-""",
-    "daemon": """
-import threading, time
+"""
+THREADS = """
+import sys, threading, time
 def work():
     y = torch.ones(3, device='mps')
     time.sleep(60)
+x = torch.ones(3, device='mps')
 threading.Thread(target=work, daemon=True).start()
 time.sleep(0.05)
-""",
-}
+threading.Thread(target=lambda: [x.add_(1) for _ in range(200)]).start()
+sys.exit(3)
+"""
 
 
-@pytest.mark.parametrize("program", EXITS.values(), ids=EXITS)
-def test_process_ends_quietly(built, program):
-    assert execute(f"{LOAD}import torch\n{program}") == (0, "", "")
-
-
-def test_exit_status_is_the_programs(built):
-    code = LOAD + "import sys, torch; x = torch.ones(2, device='mps'); sys.exit(3)"
-    assert execute(code) == (3, "", "")
+@pytest.mark.parametrize(
+    ("program", "status"), [(OBJECTS, 0), (THREADS, 3)], ids=["objects", "threads"]
+)
+def test_process_ends_quietly_with_the_status_of_the_program(built, program, status):
+    assert execute(f"{LOAD}import torch\n{program}") == (status, "", "")
 
 
 FORKED = "Cannot use the simulated MPS device in a forked subprocess: real MPS hangs there."

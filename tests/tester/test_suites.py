@@ -46,6 +46,8 @@ def without_torch(monkeypatch, tmp_path_factory):
         if name.startswith(("TORCHDEVICE_", "PYTEST_")) or name == "ACTIVATE_TORCH_DEVICE":
             if name != "PYTEST_CURRENT_TEST":
                 monkeypatch.delenv(name)
+    # Plugins of this environment take longer to import than the suites take to run.
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
 
 
 @pytest.fixture
@@ -80,7 +82,10 @@ def test_a_suite_with_everything(project, capsys, monkeypatch):
         {
             "pyproject.toml": """
                 [tool.pytest.ini_options]
-                addopts = "-n 2 -x --sw --junitxml=own.xml --basetemp=own --own-option --cov=."
+                addopts = [
+                    "-pxdist", "-n2", "-x", "--sw", "--junitxml=own.xml", "--basetemp=own",
+                    "--own-option", "--cov=.",
+                ]
                 testpaths = ["tests", "more"]
                 xfail_strict = true
                 """,
@@ -462,13 +467,15 @@ def test_strict_counts_what_only_the_redirected_run_runs(project, capsys):
     assert line.startswith("torchdevice: no test that passes on plain torch fails redirected; 1 ")
 
 
-def test_the_settings_reach_the_tests(project, monkeypatch):
+def test_settings_and_plugins_reach_the_tests(project, monkeypatch):
+    monkeypatch.delenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD")
     write(
         project,
         {
             "test_a.py": """
                 import os
-                def test_settings():
+                def test_settings(pytestconfig):
+                    assert pytestconfig.pluginmanager.hasplugin("xdist")
                     assert os.environ.get("TORCHDEVICE_RNG") == ("cpu" if REDIRECTED else None)
                     assert os.environ.get("TORCHDEVICE_TARGET") == ("cpu" if REDIRECTED else None)
                 """
