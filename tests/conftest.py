@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -109,6 +110,16 @@ def torch_is_left_as_it_was():
         and (isinstance(before[name], (type, str)) or before[name] != after[name])
     ]
     assert not different, f"not restored: {different}"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def garbage_is_looked_for_among_new_objects():
+    """What a file finds, modules and tests above all, is left out when `gc.collect()` is called.
+
+    To look through it takes a second, and libraries that are tested here do so in each training.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
