@@ -18,6 +18,7 @@ from typing import Any
 
 from .. import __version__
 from .._command_settings import choose
+from .._printing import print_out
 from .._run import Program
 from .._words import counted, printable
 from . import process
@@ -140,28 +141,13 @@ def _say(told: dict[str, Any], folder: Path, *, quiet: bool) -> None:
     if is_empty(told) and not any(outcomes):
         raise SuiteError(f"there are no tests: {shown} collects none.")
     if is_empty(told) or not quiet:
-        _print(text(told), folder)
+        print_out(printable(text(told)))
     if is_empty(told) and any("not run" in one for one in outcomes):
         raise SuiteError(f"no test was run: {shown} only collects them.")
     if is_empty(told):
         raise SuiteError(f"no test could be run: {shown} collects none without an error.")
     files = f"reports are in {folder} (report.html, .md, .json, .xml)"
-    _print(f"torchdevice: {headline(told) if quiet else files}", folder)
-
-
-def _print(words: str, folder: Path) -> None:
-    """Print, also names of tests that the terminal has no signs for; who stops reading may."""
-    encoding = sys.stdout.encoding or "utf-8"
-    try:
-        print(printable(words).encode(encoding, "backslashreplace").decode(encoding), flush=True)
-    except OSError as error:
-        # What is still in the buffer has to go somewhere when the process ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not isinstance(error, BrokenPipeError):
-            raise SuiteError(
-                f"what came out cannot be printed ({error.strerror or error}): reports of it are "
-                f"in {folder}."
-            ) from error
+    print_out(printable(f"torchdevice: {headline(told) if quiet else files}"))
 
 
 def _note(words: str) -> None:
