@@ -282,6 +282,22 @@ def test_a_usage_error_is_one_sentence(pytester, arguments, complaint):
     assert line.startswith("ERROR: ") and complaint in line
 
 
+@pytest.mark.parametrize(
+    ("arguments", "place"),
+    [
+        (["--torchdevice=ipu"], "--torchdevice=ipu"),
+        (["-o", "torchdevice=ipu"], "torchdevice=ipu in the command line"),
+        (["--torchdevice"], "TORCHDEVICE_TARGET='hpu'"),
+    ],
+)
+def test_a_target_that_is_not_there_is_named_by_its_place(pytester, monkeypatch, arguments, place):
+    monkeypatch.setenv("TORCHDEVICE_TARGET", "hpu")
+    result = inline(pytester, *arguments)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    [line] = [line for line in result.stderr.lines if line]
+    assert line.startswith(f"ERROR: {place} is not on this machine, ")
+
+
 def test_an_error_in_the_ini_file_names_it(pytester):
     pytester.makeini("[pytest]\ntorchdevice = 3!")
     assert "torchdevice=3! in tox.ini is not a device" in inline(pytester).stderr.str()

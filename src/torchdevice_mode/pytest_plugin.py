@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ._children import Exported, Family, new_folder, variables_for
-from ._command_settings import choose
+from ._command_settings import choose, with_place
 from ._imports import when_imported
 from ._ledger import Ledger
-from ._settings import REPORT, SETTINGS, Arguments, Setting, Settings, gather
+from ._settings import REPORT, SETTINGS, Arguments, Found, Setting, Settings, gather
 from ._spec import ACCELERATORS, parse
 from ._summary import render
 from ._variables import FALSE, FOLDER, TRUE
@@ -301,10 +301,12 @@ def _begin(config: pytest.Config) -> None:
     settings: Settings | None = None
     simulate = asked["simulate"][0]
     reports: tuple[str, ...] = ()
+    found: dict[str, Found] = {}
     try:
-        gather(rows, [_Given(values, places)])
+        own = gather(rows, [_Given(values, places)])
         if is_redirected:
-            settings, run, _ = choose(values, os.environ, config.rootpath)
+            settings, run, others = choose(values, os.environ, config.rootpath)
+            found = {**others, **{name: one for name, one in own.items() if one.place}}
             simulate, reports = run.simulate, run.report
         if hasattr(config, "workerinput"):
             reports = ()
@@ -313,8 +315,10 @@ def _begin(config: pytest.Config) -> None:
         session.begin()
     except SettingsError as error:
         raise pytest.UsageError(str(error)) from error
-    except (SimulatorError, TargetError) as error:
-        place = places["simulate" if isinstance(error, SimulatorError) else "target"]
+    except TargetError as error:
+        raise pytest.UsageError(with_place(error, found)) from error
+    except SimulatorError as error:
+        place = places["simulate"]
         raise pytest.UsageError(f"{place}: {error}" if place else str(error)) from error
     except ModuleNotFoundError as error:
         if error.name != "torch":
