@@ -81,11 +81,12 @@ def _lead(report: Report) -> str:
     moved = totals.get("redirection")
     parts = []
     if moved is not None:
+        # Those that name no device are among them.
+        verb = "was" if moved.count == 1 else "were"
         parts.append(
-            "The program asked for another device "
-            f"<strong>{counted(moved.count, 'time')}</strong>, at "
-            f"{counted(moved.lines, 'line')}, and was given "
-            f"<strong>{text(report.target or 'another')}</strong>."
+            f"<strong>{counted(moved.count, 'request')}</strong> for a device, at "
+            f"{counted(moved.lines, 'line')}, {verb} given another: "
+            f"<strong>{text(report.target)}</strong>."
         )
     seconds = sum(total.seconds for total in totals.values())
     copied = sum(total.moved for total in totals.values())
@@ -155,7 +156,7 @@ def _changes(report: Report, ids: dict[str, str]) -> str:
     ordered = sorted(lines, key=lambda row: (not row.instead, -len(lines[row])))
     rows = [
         (
-            code(row.instead) if row.instead else '<span class="quiet">it depends</span>',
+            code(row.instead) if row.instead else '<span class="quiet">advice only</span>',
             text(row.advice),
             f"{len(lines[row]):,}",
             _places(report, ids, list(lines[row])),
