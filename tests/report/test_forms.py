@@ -297,6 +297,15 @@ def test_a_line_beyond_the_end_of_a_file_that_shrank_is_kept(report_of, tmp_path
     assert any(attributes.get("id", "").endswith("-90") for attributes in page.all("div"))
 
 
+@pytest.mark.parametrize("form", [lambda r: r.text(rich=False), lambda r: Page(r.html()).text])
+def test_functions_on_one_line_are_told_together(report_of, form):
+    one, other = an_entry(count=4, moved=8), an_entry(count=3, moved=8)
+    other = other._replace(site=other.site._replace(function="main.<locals>.<listcomp>"))
+    told = form(report_of(one, other))
+    assert re.search(r"7(x|×)", told) and "16 B copied" in told
+    assert not re.search(r"\b[43](x|×)", told)
+
+
 # --- operators of a profile -------------------------------------------------------------------
 
 

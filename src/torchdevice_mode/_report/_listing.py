@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from .._words import cost, counted, relative
 from ._highlight import html_lines
+from ._lines import by_line
 from ._markup import badge, code, text
 
 if TYPE_CHECKING:
@@ -56,8 +57,8 @@ def line_id(file_id: str, line: int) -> str:
 def listings(report: Report) -> list[Listing]:
     """Every file with events, the program's own before those of packages."""
     marks: dict[str, dict[int, list[ReportEntry]]] = {}
-    for entry in report.events:
-        marks.setdefault(entry.file, {}).setdefault(entry.line, []).append(entry)
+    for (file, line), entries in by_line(report).items():
+        marks.setdefault(file, {})[line] = entries
     ordered = sorted(marks, key=lambda file: (_rank(file, report.folder), file))
     left = _MOST_LINES
     found = []

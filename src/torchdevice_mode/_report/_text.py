@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .._kinds import kind_of
 from .._suggestions import ANY_DEVICE
 from .._words import change, cost, place_of, printable, setting, size, time
+from ._lines import by_line
 from ._operators import groups
 
 if TYPE_CHECKING:
@@ -150,9 +151,7 @@ def _operators(report: Report) -> list[_Table]:
 
 def _by_line(report: Report) -> list[tuple[str, str, list[ReportEntry]]]:
     """Place, source and entries of each line, in the order of the files."""
-    lines: dict[tuple[str, int], list[ReportEntry]] = {}
-    for entry in report.events:
-        lines.setdefault((entry.file, entry.line), []).append(entry)
+    lines = by_line(report)
     return [
         (place_of(*key, report.folder), lines[key][0].source, lines[key]) for key in sorted(lines)
     ]
