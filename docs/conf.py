@@ -9,7 +9,7 @@ from typing import Any
 _PACKAGE = Path(__file__).parents[1] / "src" / "torchdevice_mode" / "__init__.py"
 
 project = "torchdevice"
-author = "The torchdevice authors"
+author = "The torchdevice developers"
 project_copyright = author
 version = release = re.findall(r'^__version__ = "(.+)"', _PACKAGE.read_text(), re.MULTILINE)[0]
 
