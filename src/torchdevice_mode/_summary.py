@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import linecache
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ._kinds import KINDS, PROFILED, kind_of
 from ._ledger import Entry, Site
 from ._words import cost, counted, place_of
 
-__all__ = ["render"]
+__all__ = ["in_words", "render"]
 
 _LONGEST_SOURCE = 60
 _DEAREST = 2
@@ -92,6 +92,11 @@ def _totals(entries: Sequence[Entry]) -> str:
     totals: Counter[str] = Counter()
     for entry in entries:
         totals[entry.site.kind] += entry.count
+    return in_words(totals)
+
+
+def in_words(totals: Mapping[str, int]) -> str:
+    """How many events of each kind there were."""
     # In the order of the table, which tells the most expected first; unknown kinds at the end.
     kinds = [*(kind for kind in KINDS if kind in totals), *sorted(set(totals) - set(KINDS))]
     return ", ".join(counted(totals[kind], *kind_of(kind)[:2]) for kind in kinds)

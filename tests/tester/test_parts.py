@@ -18,7 +18,7 @@ from torchdevice_mode._tester.process import Ended, Stopped
 from torchdevice_mode._tester.results import Store, UnitResult, slug
 from torchdevice_mode._tester.stream import Error, Result, Task, describe, fold, written
 from torchdevice_mode._tester.suite import PLAIN, Run, Suite, SuiteError, options_of
-from torchdevice_mode._tester.text import headline
+from torchdevice_mode._tester.text import events, headline
 
 # --- lines -------------------------------------------------------------------------------------
 
@@ -344,6 +344,11 @@ def test_a_task_survives_its_file(tmp_path):
 
 
 # --- what came out -----------------------------------------------------------------------------
+
+
+def test_events_are_called_as_in_every_summary():
+    told = {"events": {"answer": 1, "copy": 2, "redirection": 3}}
+    assert events(told) == "3 redirections, 1 answered call, 2 copies"
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from .._summary import in_words
 from .._words import counted
 from .compare import CATEGORIES
 
@@ -32,7 +33,7 @@ def named(cause: dict[str, Any]) -> str:
 
 def events(run: dict[str, Any]) -> str:
     """What was redirected in a run."""
-    return ", ".join(counted(number, kind) for kind, number in run["events"].items())
+    return in_words(run["events"])
 
 
 def how_many(comparison: dict[str, Any], cause: dict[str, Any]) -> str:
