@@ -66,6 +66,19 @@ ROWS = [
         "if x.device.type == 'cuda': f()",
         [(1, "device-comparison", WARNING), (1, "known-branch", NOTE)],
     ),
+    ("if str(x.device) == 'cuda:0': f()", [(1, "device-comparison", WARNING)]),
+    ("if str(x.device).startswith('cuda'): f()", [(1, "device-comparison", WARNING)]),
+    ("if str(args.device) == 'cuda' or str(device) == 'cuda': f()", []),
+    # numbers of devices
+    ("import torch\ntorch.cuda.get_device_name(1)", [(2, "device-number", ERROR)]),
+    ("import torch\ntorch.cuda.get_device_name(device=1)", [(2, "device-number", ERROR)]),
+    ("import torch\nwith torch.cuda.device(1): f()", [(2, "device-number", ERROR)]),
+    (
+        "import torch\nif rank:\n  torch.cuda.get_device_name(1)",
+        [(3, "device-number", WARNING)],
+    ),
+    ("import torch\ntorch.cuda.get_device_name(0)", []),
+    ("import torch\ntorch.cuda.get_device_name(rank)", []),
     # texts that name no device
     ("'cuda' in name", []),
     ("name == 'cuda'", []),
@@ -148,6 +161,14 @@ ROWS = [
     ("import os\nx = os.environ['CUDA_VISIBLE_DEVICES']", []),
     ("import subprocess\nsubprocess.run(['nvidia-smi'])", [(2, "nvidia-tool", ERROR)]),
     ("import os\nos.system('nvidia-smi -L')", [(2, "nvidia-tool", WARNING)]),
+    (
+        "import subprocess\nsubprocess.run('nvidia-smi', shell=True)",
+        [(2, "nvidia-tool", WARNING)],
+    ),
+    (
+        "import subprocess\nsubprocess.run('nvidia-smi', shell=True, check=True)",
+        [(2, "nvidia-tool", ERROR)],
+    ),
     (
         "import subprocess\ntry:\n  subprocess.run(['nvidia-smi'])\nexcept OSError: pass",
         [(3, "nvidia-tool", WARNING)],

@@ -40,6 +40,17 @@ _VARIABLES = {
     "NCCL_IB_DISABLE": "NCCL",
     "NCCL_SOCKET_IFNAME": "NCCL",
 }
+# Of torch.cuda: what takes the number of a device, and raises if there is none.
+_NUMBERED = frozenset(
+    f"torch.cuda.{name}"
+    for name in (
+        *("set_device", "device", "synchronize", "current_stream", "Stream", "mem_get_info"),
+        *("get_device_properties", "get_device_name", "get_device_capability"),
+        *("memory_allocated", "memory_reserved", "memory_stats", "reset_peak_memory_stats"),
+        *("max_memory_allocated", "max_memory_reserved", "get_rng_state", "utilization"),
+    )
+)
+_NO_NUMBER = frozenset({"AssertionError", "RuntimeError", "Exception", "BaseException"})
 _TORCH_LOAD = ("torch.load", "torch.jit.load")
 _WIDE = ("torch.nn.DataParallel", "torch.nn.parallel.DataParallel")
 
@@ -62,6 +73,8 @@ def call(node: ast.Call, found: Found, where: Where, extensions: set[str]) -> No
         _autocast(node, name, found, where)
     elif name.startswith(_EXTENSION):
         _extension(node, name.removeprefix(_EXTENSION), found, where, extensions)
+    elif name in _NUMBERED:
+        _numbered(node, name, found, where)
     elif name in _TORCH_LOAD:
         _torch_load(node, name, found, where)
     elif name in ("torch.ops.load_library", "torch.classes.load_library"):
@@ -146,6 +159,21 @@ def _extension(node: ast.Call, what: str, found: Found, where: Where, extensions
     )
 
 
+def _numbered(node: ast.Call, name: str, found: Found, where: Where) -> None:
+    given = [*node.args[:1], *(k.value for k in node.keywords if k.arg == "device")]
+    number = getattr(given[0], "value", None) if given else None
+    if type(number) is int and number > 0:
+        found.add(
+            node,
+            "device-number",
+            f"{name}({number}) raises here, as there is one device, number 0",
+            where,
+            about=f"{name}()",
+            suggestion="Take the number from an option, or write the device as a text.",
+            caught=_NO_NUMBER,
+        )
+
+
 def _torch_load(node: ast.Call, name: str, found: Found, where: Where) -> None:
     given = [keyword.value for keyword in node.keywords if keyword.arg == "map_location"]
     given += node.args[1:2]
@@ -186,22 +214,22 @@ def _process(node: ast.Call, name: str, found: Found, where: Where) -> None:
     tools = {tool[1] for text in _texts(*node.args) if (tool := _TOOL.search(text)) is not None}
     if not tools:
         return
-    quiet = name in _QUIET or any(
-        keyword.arg == "shell" and getattr(keyword.value, "value", None) is True
-        for keyword in node.keywords
-        if not name.startswith("subprocess.check")
-    )
+    given = {keyword.arg: getattr(keyword.value, "value", None) for keyword in node.keywords}
+    by_shell = name in _QUIET or given.get("shell") is True
+    checked = name.startswith("subprocess.check") or given.get("check") is True
+    quiet = by_shell and not checked
+    raised = "CalledProcessError" if by_shell else "FileNotFoundError"
     first = sorted(tools)[0]
     message = f"{first} is not there without NVIDIA's driver, so this "
     found.add(
         node,
         "nvidia-tool",
-        message + ("gives nothing" if quiet else "raises FileNotFoundError"),
+        message + ("gives nothing" if quiet else f"raises {raised}"),
         where,
         about=first,
         suggestion="Ask torch.cuda, which answers for the target, or ask shutil.which() first.",
         severity=Severity.WARNING if quiet else None,
-        caught=_FAILURES,
+        caught=_FAILURES | {raised},
     )
 
 

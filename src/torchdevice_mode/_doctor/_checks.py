@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from . import _calls, _texts
-from ._facts import is_device_type
+from ._facts import is_device_text, is_device_type
 from ._findings import Finding, Severity
 from ._flow import IMPORT_ERRORS, Imported, Where
 from ._found import Found, Lookup
@@ -141,6 +141,13 @@ def _unparsable(path: str, error: Exception, lines: list[str]) -> Finding:
     )
 
 
+def _asks_how_it_begins(node: ast.Call) -> bool:
+    """Whether it is `str(x.device).startswith("cuda")`."""
+    given = getattr(node.args[0], "value", None) if node.args else None
+    asks = isinstance(node.func, ast.Attribute) and node.func.attr == "startswith"
+    return asks and str(given).startswith("cuda") and is_device_text(node.func.value)  # type: ignore[attr-defined]
+
+
 class FileChecks(Checks):
     """Looks at what the reader meets in one file.
 
@@ -185,6 +192,8 @@ class FileChecks(Checks):
             if not where.function:
                 self.called.add(str(getattr(node.func, "attr", getattr(node.func, "id", ""))))
             self._reads_version(node, where)
+            if _asks_how_it_begins(node):
+                self._compares_devices(node, ", so this is False", where)
         elif isinstance(node, ast.Compare):
             self._compare(node, where)
         elif isinstance(node, ast.Subscript):
@@ -250,27 +259,29 @@ class FileChecks(Checks):
 
     def _compare(self, node: ast.Compare, where: Where) -> None:
         right = node.comparators[0]
-        if (
-            is_device_type(node.left)
-            and isinstance(right, ast.Constant)
-            and right.value == "cuda"
-            and isinstance(node.ops[0], (ast.Eq, ast.NotEq))
-        ):
-            given, _ = self.found.decision("cuda")
-            kind = given.partition(":")[0]
-            answer = isinstance(node.ops[0], ast.NotEq)
-            self.found.add(
-                node,
-                "device-comparison",
-                f"the type of a device is {kind!r} here, never 'cuda', so this is {answer}",
-                where,
-                about="device.type",
-                suggestion="Compare devices with each other, or ask tensor.is_cuda, which is True.",
-            )
-        elif dotted(node.left, where.scope) == _VERSION and isinstance(
+        compared = right.value if isinstance(right, ast.Constant) else None
+        names_cuda = (is_device_type(node.left) and compared == "cuda") or (
+            is_device_text(node.left) and str(compared).startswith("cuda")
+        )
+        if names_cuda and isinstance(node.ops[0], (ast.Eq, ast.NotEq)):
+            so = f", so this is {isinstance(node.ops[0], ast.NotEq)}"
+            self._compares_devices(node, so, where)
+        if dotted(node.left, where.scope) == _VERSION and isinstance(
             node.ops[0], (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
         ):
             self._version(node.left, where)
+
+    def _compares_devices(self, node: ast.expr, so: str, where: Where) -> None:
+        given, _ = self.found.decision("cuda")
+        kind = given.partition(":")[0]
+        self.found.add(
+            node,
+            "device-comparison",
+            f"the type of a device is {kind!r} here, never 'cuda'{so}",
+            where,
+            about="device.type",
+            suggestion="Compare devices with each other, or ask tensor.is_cuda, which is True.",
+        )
 
     def branch(self, node: ast.expr | ast.stmt, where: Where, known: Fact, failing: bool) -> None:
         """Look at a condition that is known, or at what ends the program on its account."""

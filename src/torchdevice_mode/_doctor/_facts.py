@@ -10,7 +10,7 @@ from typing import Any
 from ._names import Fact, Scope, dotted
 from ._packages import by_import
 
-__all__ = ["evaluate", "is_device_type", "of_name", "truth"]
+__all__ = ["evaluate", "is_device_text", "is_device_type", "of_name", "truth"]
 
 # What a redirected program is told, whatever the target.
 _CALLS: dict[str, Any] = {
@@ -199,3 +199,17 @@ def is_device_type(node: ast.expr) -> bool:
     owner = node.value
     name = getattr(owner, "attr", None) or getattr(owner, "id", "")
     return name == "dev" or str(name).endswith("device")
+
+
+# Owners whose `device` may be a text: options of a program, and what a class was given.
+_HOLDERS = frozenset({"self", "cls", "args", "opt", "opts", "cfg", "config", "hparams", "params"})
+
+
+def is_device_text(node: ast.expr) -> bool:
+    """Whether an expression is a tensor's device as a text: `str(x.device)`."""
+    if not (isinstance(node, ast.Call) and len(node.args) == 1):
+        return False
+    device = node.args[0]
+    if getattr(node.func, "id", "") != "str" or not isinstance(device, ast.Attribute):
+        return False
+    return device.attr == "device" and getattr(device.value, "id", "x") not in _HOLDERS

@@ -170,6 +170,13 @@ RULES: tuple[Rule, ...] = (
         "The program asks for something that no target gives, and ends itself: change the check.",
     ),
     Rule(
+        "device-number",
+        ERROR,
+        "A CUDA device asked for by a number that is not there",
+        "There is one device, number 0, and torch.cuda raises for others as on a machine with one "
+        "GPU. Take the number from an option; as a text, cuda:1 means the target.",
+    ),
+    Rule(
         "cuda-version",
         ERROR,
         "The version of CUDA read as text",
