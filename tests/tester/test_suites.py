@@ -168,10 +168,10 @@ def test_a_suite_with_everything(project, capsys, monkeypatch):
     said = capsys.readouterr()
     options = "-p like_others -k 'not nothing' --randomly-seed=0"
     assert f"torchdevice run -m pytest {options} 'tests/test_odd.py::test_sign[c::d]'" in said.out
-    assert (
-        "`pytest -p like_others -k 'not nothing'`"
-        in (project / ".torchdevice_test/report.md").read_text()
-    )
+    summary = (project / ".torchdevice_test/report.md").read_text()
+    assert "`pytest -p like_others -k 'not nothing'`" in summary
+    assert "- plain, `tests/test_broken.py`: tests did not run: ModuleNotFoundError" in summary
+    assert f"The log is `{causes['here']['log']}` in the folder of results." in summary
     assert said.err.startswith("torchdevice: 7 files of tests, plain and redirected to cpu\n")
     assert "[14/14] " in said.err
     page = (project / "out/page.html").read_text()

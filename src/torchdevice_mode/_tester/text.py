@@ -177,6 +177,16 @@ def _page(document: dict[str, Any]) -> Iterator[str]:
         ["run", "target", "outcomes", "redirected"],
         [[run["run"], run["target"], _outcomes(run), events(run)] for run in document["runs"]],
     )
+    problems = [(run["run"], one) for run in document["runs"] for one in run["problems"]]
+    if problems:
+        yield "Files whose tests did not all run:"
+        yield ""
+    for run, problem in problems[:_MOST_IN_MARKDOWN]:
+        yield f"- {run}, {_code(problem['file'])}: {_escaped(problem['problem'])}"
+    if len(problems) > _MOST_IN_MARKDOWN:
+        yield f"- and {len(problems) - _MOST_IN_MARKDOWN:,} more"
+    if problems:
+        yield ""
     for comparison in document["comparisons"]:
         yield f"## {_sentence(comparison['run'])}"
         yield ""
@@ -203,6 +213,9 @@ def _cause(comparison: dict[str, Any], cause: dict[str, Any]) -> Iterator[str]:
     yield from _block(cause["repeat"], "console")
     if cause["text"]:
         yield from _block(cause["text"][-_LONGEST_TRACEBACK:], "text")
+    if cause["log"]:
+        yield f"The log is {_code(cause['log'])} in the folder of results."
+        yield ""
     yield "</details>"
     yield ""
 
