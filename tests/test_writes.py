@@ -89,13 +89,10 @@ def test_what_a_call_writes_into(func, args, kwargs, into, aside):
 
 
 def test_an_operator_of_a_library_says_what_it_writes_into():
-    library = torch.library.Library("torchdevice_writes", "DEF")
-    try:
+    with torch.library._scoped_library("torchdevice_writes", "DEF") as library:
         library.define("update(Tensor x, Tensor(a!) state, *, Tensor(b!) count) -> Tensor")
         update = torch.ops.torchdevice_writes.update
         for func in (update, update.default):
             found = writes(func, (A, B), {"count": C})
             assert [id(tensor) for tensor in found.into] == [id(C)]
             assert [id(tensor) for tensor in found.aside] == [id(B)]
-    finally:
-        library._destroy()

@@ -75,7 +75,7 @@ def run_ranks(checks: str, folder: Path, size: int = 2) -> list[dict[str, Any]]:
         for process in running:
             process.kill()
     for process, error in zip(running, errors, strict=True):
-        assert process.returncode == 0, error
+        assert process.returncode == 0, (process.returncode, error)
     return [pickle.loads((folder / f"rank{rank}").read_bytes()) for rank in range(size)]
 
 
