@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import queue
 import random
 import sys
@@ -236,6 +237,27 @@ def test_a_thread_leaves_its_modes_before_it_ends(dispatch):
         thread.start()
         thread.join()
     assert seen == [(thread.ident, [])]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's threads")
+@pytest.mark.parametrize("dispatch", ["auto", "always"])
+def test_threads_of_cpp_call_python_again_and_again(dispatch):
+    """They have a state in Python for the time of a call, as those of gloo that call hooks."""
+    seen = []
+
+    @ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)
+    def call(_):
+        seen.append((torch.cuda.is_available(), _active.current() is not None))
+        torch.ones(2, requires_grad=True).sum().backward()
+        return None
+
+    system = ctypes.CDLL(None)
+    with enabled(dispatch=dispatch):
+        for _ in range(3):
+            thread = ctypes.c_ulong()
+            assert system.pthread_create(ctypes.byref(thread), None, call, None) == 0
+            assert system.pthread_join(thread, None) == 0
+    assert seen == [(True, True)] * 3
 
 
 def test_a_thread_follows_from_one_enabling_to_the_next(worker):

@@ -7,6 +7,7 @@ other threads that are running when `enable()` is called by such a hook as well.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import sys
 import threading
@@ -57,7 +58,7 @@ def _enter_in_new_thread(frame: Any, event: str, arg: Any) -> None:
 
 
 class _Given:
-    """Modes on a thread's stacks, which leave them when this is deleted.
+    """Modes on a thread's stacks, which leave them with the thread, if not before.
 
     They must not stay there: torch would let go of them after Python is done with the thread, and
     wait for the interpreter then. Where that is ending too, such a thread ends the process, by an
@@ -70,21 +71,33 @@ class _Given:
         replace_innermost(self._mode)
         self._dispatch_modes = dispatch_modes(context)
 
+    def leave(self) -> None:
+        """Take the modes off, in the thread that has them."""
+        self._thread = 0
+        self._dispatch_modes.close()
+        take_off(self._mode)
+
     def __del__(
         self,
         is_finalizing: Callable[[], bool] = sys.is_finalizing,
         ident: Any = threading.get_ident,
+        use_state: Callable[[], object] = ctypes.pythonapi.PyGILState_Ensure,
     ) -> None:
         # An interpreter that ends deletes what is left of its threads, and modules before that.
         if not is_finalizing() and ident() == self._thread:
-            self._dispatch_modes.close()
-            take_off(self._mode)
+            # The thread's state is being deleted. In a thread of C++ nobody counts as its user any
+            # more, and torch, which counts itself in and out when it lets go of a mode, would
+            # delete it as the last one: under our feet. This use of it never ends.
+            use_state()
+            self.leave()
 
 
 def give_mode(context: Context | None) -> None:
     """Let this thread have a redirection's modes until it ends, if it has none; None takes them."""
-    if context is None or innermost() is None:
-        _local.given = None  # first, as it may be that of a redirection which ended meanwhile
+    given = getattr(_local, "given", None)
+    if given is not None and (context is None or innermost() is None):
+        _local.given = None
+        given.leave()  # first, as it may be that of a redirection which ended meanwhile
     if context is not None and innermost() is None:
         _local.given = _Given(context)
 
