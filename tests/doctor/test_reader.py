@@ -59,6 +59,8 @@ def severity_of_the_call(text: str) -> str:
         ("if torch.cuda.get_device_properties(0).major < 8: CALL", ERROR),
         # not built for CUDA
         ("if torch.version.cuda:\n  CALL", NOTE),
+        ("if torch.backends.cudnn.is_available():\n  CALL", NOTE),
+        ("if torch.backends.cuda.is_built():\n  CALL", NOTE),
         ("if torch.version.cuda is None:\n  CALL", ERROR),
         ("if torch.version.cuda is None:\n  raise SystemExit\nCALL", NOTE),
         ("def f():\n  if torch.version.cuda is None:\n    return\n  CALL", NOTE),
@@ -178,6 +180,12 @@ def test_a_torch_built_for_cuda_has_a_version_of_cuda():
         (4, "cuda-version", WARNING),
         (4, "torch-native", NOTE),
     ]
+
+
+def test_a_torch_built_for_cuda_may_have_cudnn():
+    text = "import torch\nassert torch.backends.cudnn.is_available()"
+    assert (2, "known-failure", ERROR) in found(text)
+    assert found(text, cuda_build=True) == []
 
 
 def test_whether_torch_was_built_for_cuda_is_read_from_its_files():

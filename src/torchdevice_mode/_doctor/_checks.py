@@ -34,6 +34,8 @@ _DOUBLE = frozenset(
     f"torch.{name}" for name in ("float64", "double", "complex128", "cdouble", "cuda.DoubleTensor")
 )
 _VERSION = "torch.version.cuda"
+_CUDNN = "torch.backends.cudnn.is_available"
+_OF_THE_BUILD = frozenset({_VERSION, _CUDNN, "torch.backends.cuda.is_built"})
 # What takes text, or a number as text, and not None.
 _READS_TEXT = frozenset({"float", "int", "Version", "LooseVersion", "StrictVersion", "parse"})
 _READS_TEXT |= {"parse_version"}
@@ -101,7 +103,7 @@ def examine(
             warnings.simplefilter("ignore")  # of old escapes in strings, say
             tree = ast.parse(source, filename=path)
         checks = FileChecks(found, frozenset(local), frozenset(extensions), cuda_build)
-        unknown = frozenset({_VERSION} if cuda_build else ())
+        unknown = _OF_THE_BUILD if cuda_build else frozenset()
         reader = Reader(checks, facts_hold=target != "cuda", unknown=unknown)
         reader.read(tree)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:

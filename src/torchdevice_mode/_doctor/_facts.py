@@ -18,6 +18,8 @@ _CALLS: dict[str, Any] = {
     "torch.cuda.device_count": 1,
     "torch.cuda.get_device_capability": (7, 0),
     "torch.backends.mps.is_available": True,
+    "torch.backends.cudnn.is_available": False,
+    "torch.backends.cuda.is_built": False,
     "torch.distributed.is_nccl_available": True,
 }
 _VALUES: dict[str, Any] = {
@@ -146,7 +148,7 @@ def _value(node: ast.Attribute, scope: Scope) -> Fact | None:
 
 def _call(node: ast.Call, scope: Scope) -> Fact | None:
     name = dotted(node.func, scope)
-    if name in _CALLS:
+    if name in _CALLS and not scope.is_unknown(name):
         return _told(name, _CALLS[name], called=True)
     if name == "importlib.util.find_spec" and node.args:
         module = evaluate(node.args[0], scope)
