@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any, TextIO
 
@@ -38,10 +39,10 @@ class Progress:
         self._write(f"[{self._done:>{width}}/{self._total}] {line(result)}")
 
     def _write(self, words: str) -> None:
-        try:
-            print(words, file=self._stream, flush=True)
-        except UnicodeEncodeError:
-            print(words.encode("ascii", "backslashreplace").decode(), file=self._stream, flush=True)
+        encoding = self._stream.encoding or "utf-8"
+        with suppress(OSError):  # nobody listens, which is no reason to end
+            shown = words.encode(encoding, "backslashreplace").decode(encoding)
+            print(shown, file=self._stream, flush=True)
 
 
 class _Bar(Progress):
