@@ -249,7 +249,6 @@ def test_threads_of_cpp_call_python_again_and_again(dispatch):
     def call(_):
         seen.append((torch.cuda.is_available(), _active.current() is not None))
         torch.ones(2, requires_grad=True).sum().backward()
-        return None
 
     system = ctypes.CDLL(None)
     with enabled(dispatch=dispatch):
