@@ -40,7 +40,7 @@ LAYERS = [
     ["_session"],
     ["_api"],
     ["simulate", "_doctor", "_gap", "_info", "_run", "_summary", "_usage"],
-    ["_tester"],
+    ["_end_of_run", "_tester"],
     ["cli", "pytest_plugin"],
     ["__init__"],
     ["__main__"],

@@ -1,4 +1,4 @@
-"""The command `torchdevice`: `run`, `info`, `gap` and `doctor`."""
+"""The command `torchdevice`: its options, and what each of its commands begins."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ import os
 import sys
 from argparse import BooleanOptionalAction
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from ._children import Exported, Family, new_folder, variables_for
 from ._command_settings import choose, with_place
+from ._end_of_run import finish
 from ._imports import when_imported
 from ._ledger import Ledger
 from ._log import configure
@@ -25,7 +24,6 @@ from ._packages import announce_missing, before_torch
 from ._printing import print_out
 from ._run import Program, current_folder, folder_of, prepare, run
 from ._settings import REPORT, SETTINGS, Found, RunSettings, Setting, Settings
-from ._summary import render
 from ._usage import Parser, no_command, no_program, unknown_words
 from ._variables import FOLDER
 from .errors import TorchDeviceError
@@ -336,7 +334,7 @@ def _run(options: argparse.Namespace, program: Program | None) -> int:
     stream = None if run_settings.quiet else sys.stderr
     process, folder = os.getpid(), str(current_folder() or "")
     atexit.register(
-        lambda: _finish(contexts, stream, process, folder, settings=settings, reports=reports)
+        lambda: finish(contexts, stream, process, folder, settings=settings, reports=reports)
     )
     run(start)
     return 0
@@ -354,59 +352,6 @@ def _enable(settings: Settings) -> Context | None:
     from . import _session
 
     return _session.enable(settings)
-
-
-def _finish(
-    contexts: list[Context | None],
-    stream: Any,
-    process: int,
-    folder: str,
-    *,
-    settings: Settings,
-    reports: Sequence[str],
-) -> None:
-    """At the end of the process: bring the ledgers together, write reports, print the summary."""
-    # A forked child that ends by `sys.exit` comes here too.
-    if os.getpid() != process:
-        return
-    context = contexts[0] if contexts else None
-    ledger = context.ledger if context is not None else Ledger()
-    Family(ledger, os.environ).finish()
-    profile = ""
-    if reports or settings.profile:
-        from ._reporting import make, profile_of, write_all
-
-        report = make(ledger, context, settings, folder=folder)
-        reports = write_all(report, reports)
-        profile = profile_of(report)
-    entries = ledger.entries()
-    if stream is None or (contexts and context is None):
-        return  # refused on this platform, and a warning said so
-    if not contexts and not entries:
-        text = "torchdevice: nothing was redirected: the program did not import torch"
-    else:
-        # A program that only starts others has no target itself.
-        target = context.target if context is not None else entries[0].site.given
-        text = render(entries, target=str(target), folder=folder, unreported=ledger.unreported)
-    text += profile
-    for path in reports:
-        shown = os.path.relpath(path, folder) if Path(path).is_relative_to(folder) else path
-        text += f"\ntorchdevice: report written to {shown}"
-    with suppress(OSError, ValueError):  # closed by now, or a full disk
-        _print_at_end(text, stream)
-
-
-def _print_at_end(text: str, stream: Any) -> None:
-    """Print past the stream's buffer: what stayed there would give the process an exit code."""
-    try:
-        number = stream.fileno()
-    except (AttributeError, OSError, ValueError):
-        print(text, file=stream, flush=True)
-        return
-    stream.flush()
-    rest = f"{text}\n".encode(stream.encoding or "utf-8", "backslashreplace")
-    while rest:
-        rest = rest[os.write(number, rest) :]
 
 
 def _info(options: argparse.Namespace, program: Program | None) -> int:
