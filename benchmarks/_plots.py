@@ -101,8 +101,9 @@ def _model_size(records: Records, machine: str) -> Any:
 
 def _line(axes: Any, records: Records, name: str, label: str, style: str) -> None:
     if records:
-        times = [record["native_ms"] for record in records]
-        ratios = [record[name] for record in records]
+        in_time = sorted(records, key=lambda record: record["native_ms"])
+        times = [record["native_ms"] for record in in_time]
+        ratios = [record[name] for record in in_time]
         axes.plot(times, ratios, style, color=COLOURS[name], label=label, markersize=4)
 
 

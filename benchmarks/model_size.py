@@ -81,7 +81,7 @@ def measure(*, quick: bool = False) -> tuple[list[dict[str, object]], str]:
     runs += [(name, True) for name in names if name in COMPILED]
     records = []
     for name, compiled in runs:
-        record = _timed(device, SIZES[name], 3 if quick else 6, compiled=compiled)
+        record = _timed(device, SIZES[name], 3 if quick else 12, compiled=compiled)
         records.append({"size": name, **record})
     kind = torch.device(device).type
     headings = [
