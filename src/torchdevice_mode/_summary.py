@@ -83,7 +83,7 @@ def _missing(unreported: int) -> list[str]:
 
 
 def _cost(entry: Entry) -> str:
-    if entry.moved < 50_000 and entry.seconds < 0.005:
+    if entry.moved < 1_000_000 and entry.seconds < 0.01:
         return ""  # nobody looks for so little
     return f" ({cost(entry.seconds, entry.moved)})"
 
