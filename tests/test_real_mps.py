@@ -1,14 +1,17 @@
 """What only a Mac can tell: CUDA programs on Metal's own kernels, memory, events and errors.
 
-Nothing here runs on the simulated device; the other tests do, and on a Mac they take its device.
+On the simulated device they are rehearsed: there they tell only that a Mac can be asked. The other
+tests are for both.
 """
 
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 
 import pytest
 import torch
+from conftest import SIMULATED
 from torch import nn
 
 import torchdevice
@@ -19,7 +22,9 @@ pytestmark = pytest.mark.needs_mps
 
 @pytest.fixture(autouse=True)
 def on_metal():
-    with torchdevice.redirect(target="mps"):
+    missing = torchdevice.simulate.missing_operators
+    lacks = missing(torchdevice.simulate.REAL_GAPS_2_13) if SIMULATED else nullcontext()
+    with lacks, torchdevice.redirect(target="mps"):
         yield
 
 
