@@ -319,7 +319,7 @@ def test_the_ini_option_can_be_off(pytester, value):
     ("marker", "complaint"),
     [
         ("(target='c!!')", "target='c!!' is not a device"),
-        ("(polcy='force')", "the marker got an unexpected keyword argument 'polcy'"),
+        ("(polcy='force')", "'polcy' is no setting of redirection: give target, policy, "),
         ("(policy='gentle')", "policy='gentle' is not a value that it can have"),
         ("(enabled='no')", "enabled is True or False, not 'no'"),
         ("('cpu', 'mps')", "takes one target"),

@@ -101,9 +101,10 @@ class Settings(NamedTuple):
             TypeError: If an argument is no setting.
             SettingsError: If a value is not one the setting can have.
         """
-        unknown = set(arguments) - {row.name for row in OF_REDIRECTION}
-        if unknown:
-            raise TypeError(f"redirect() got an unexpected keyword argument {unknown.pop()!r}")
+        names = [row.name for row in OF_REDIRECTION]
+        for name in arguments:
+            if name not in names:
+                raise TypeError(f"{name!r} is no setting of redirection: give {', '.join(names)}.")
         found = gather(OF_REDIRECTION, [Arguments(arguments), Environment(environ)])
         return cls(**{name: one.value for name, one in found.items()})
 

@@ -419,8 +419,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         try:
             _asked_by_marker(item)
         except (TypeError, TorchDeviceError) as error:
-            said = str(error).replace("redirect()", "the marker")
-            raise pytest.UsageError(f"marker torchdevice of {item.nodeid}: {said}") from error
+            raise pytest.UsageError(f"marker torchdevice of {item.nodeid}: {error}") from error
 
 
 def _as_marked(item: pytest.Item, *, has_begun: bool = True) -> ExitStack:
