@@ -13,7 +13,7 @@ from ._facts import is_device_text, is_device_type
 from ._findings import Finding, Severity
 from ._flow import IMPORT_ERRORS, Imported, Where
 from ._found import Found, Lookup
-from ._names import Fact, dotted
+from ._names import Fact, dotted, last_name
 from ._packages import Package, advice, by_import
 from ._reader import Checks, Reader
 from ._search_path import MAY_ADD, Folder, added_folders
@@ -192,7 +192,7 @@ class FileChecks(Checks):
         elif isinstance(node, ast.Call):
             _calls.call(node, self.found, where, self.built)
             if not where.function:
-                self.called.add(str(getattr(node.func, "attr", getattr(node.func, "id", ""))))
+                self.called.add(last_name(node.func))
             self._reads_version(node, where)
             if _asks_how_it_begins(node):
                 self._compares_devices(node, ", so this is False", where)
@@ -247,8 +247,7 @@ class FileChecks(Checks):
         )
 
     def _reads_version(self, node: ast.Call, where: Where) -> None:
-        called = getattr(node.func, "attr", None) or getattr(node.func, "id", "")
-        for argument in node.args[:1] if called in _READS_TEXT else ():
+        for argument in node.args[:1] if last_name(node.func) in _READS_TEXT else ():
             if dotted(argument, where.scope) == _VERSION:
                 self._version(argument, where)
 

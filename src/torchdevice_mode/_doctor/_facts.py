@@ -7,7 +7,7 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
-from ._names import Fact, Scope, dotted
+from ._names import Fact, Scope, dotted, last_name
 from ._packages import by_import
 
 __all__ = ["evaluate", "is_device_text", "is_device_type", "of_name", "truth"]
@@ -198,9 +198,8 @@ def is_device_type(node: ast.expr) -> bool:
     """Whether an expression reads the type of a device: `x.device.type`, `device.type`."""
     if not (isinstance(node, ast.Attribute) and node.attr == "type"):
         return False
-    owner = node.value
-    name = getattr(owner, "attr", None) or getattr(owner, "id", "")
-    return name == "dev" or str(name).endswith("device")
+    name = last_name(node.value)
+    return name == "dev" or name.endswith("device")
 
 
 # Owners whose `device` may be a text: options of a program, and what a class was given.

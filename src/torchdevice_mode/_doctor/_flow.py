@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from ._names import Fact, Scope, dotted
+from ._names import Fact, Scope, dotted, last_name
 
 __all__ = [
     "FUNCTIONS",
@@ -19,7 +19,6 @@ __all__ = [
     "end_of",
     "gives_up",
     "inner",
-    "last_name",
     "parameters",
 ]
 
@@ -89,10 +88,6 @@ def branch(where: Where, known: Fact | None, *, taken: bool) -> Where:
     if bool(known.value) is taken:
         return replace(where, because=known.why)
     return replace(where, dead=where.dead or known.why)
-
-
-def last_name(node: ast.expr) -> str:
-    return str(getattr(node, "attr", None) or getattr(node, "id", ""))
 
 
 def caught_by(handler: ast.ExceptHandler) -> list[str]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Binding", "Fact", "Scope", "dotted"]
+__all__ = ["Binding", "Fact", "Scope", "dotted", "last_name"]
 
 _BUILTINS = frozenset(dir(builtins))
 
@@ -94,6 +94,11 @@ class Scope:
         if self._changing is None:
             self._changing = _changing_in(self.body)
         return name in self._changing
+
+
+def last_name(node: ast.expr) -> str:
+    """The last part of a name, whatever stands before it; empty for what is no name."""
+    return str(getattr(node, "attr", None) or getattr(node, "id", ""))
 
 
 def dotted(node: ast.expr, scope: Scope) -> str | None:

@@ -24,10 +24,9 @@ from ._flow import (
     end_of,
     gives_up,
     inner,
-    last_name,
     parameters,
 )
-from ._names import Fact, Scope, dotted
+from ._names import Fact, Scope, dotted, last_name
 from ._packages import Package
 
 __all__ = ["Checks", "Reader"]

@@ -11,6 +11,8 @@ import os
 import re
 from typing import NamedTuple
 
+from ._names import last_name
+
 __all__ = ["MAY_ADD", "Folder", "added_folders"]
 
 MAY_ADD = re.compile(r"\bpath\.(append|insert|extend)\b|\badd_path\b|\baddsitedir\b")
@@ -64,15 +66,11 @@ def added_folders(tree: ast.Module) -> list[Folder]:
 
 
 def _adds(call: ast.Call) -> bool:
-    name = _last_name(call.func)
+    name = last_name(call.func)
     if name in _LISTS:
         owner = call.func.value if isinstance(call.func, ast.Attribute) else call.func
-        return _last_name(owner) == "path"
+        return last_name(owner) == "path"
     return name in _ADDS
-
-
-def _last_name(node: ast.expr) -> str:
-    return str(getattr(node, "attr", None) or getattr(node, "id", ""))
 
 
 class _Paths:
@@ -96,14 +94,14 @@ class _Paths:
             return self._joined([node.left, node.right])
         if isinstance(node, ast.Attribute) and node.attr == "parent":
             return self._above(node.value, 1)
-        if isinstance(node, ast.Subscript) and _last_name(node.value) == "parents":
+        if isinstance(node, ast.Subscript) and last_name(node.value) == "parents":
             index = getattr(node.slice, "value", None)
             owner = getattr(node.value, "value", None)
             return self._above(owner, index + 1) if isinstance(index, int) and owner else None
         return self._made_by(node) if isinstance(node, ast.Call) else None
 
     def _made_by(self, call: ast.Call) -> Folder | None:
-        name = _last_name(call.func)
+        name = last_name(call.func)
         if name in ("getcwd", "cwd"):
             return Folder(".", False)
         if name in ("join", "joinpath"):

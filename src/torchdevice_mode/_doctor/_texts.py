@@ -7,7 +7,7 @@ import re
 
 from ._flow import Where
 from ._found import Found
-from ._names import Scope, dotted
+from ._names import Scope, dotted, last_name
 
 __all__ = ["DEVICE", "IGNORED", "is_autocast", "is_choice", "joined", "roles", "text"]
 
@@ -109,7 +109,7 @@ def roles(node: ast.expr, scope: Scope) -> dict[int, str]:
     """What the texts right below an expression are there for, by identity of their nodes."""
     found: dict[int, str] = {}
     if isinstance(node, ast.Call):
-        called = getattr(node.func, "attr", None) or getattr(node.func, "id", "")
+        called = last_name(node.func)
         if called in _NO_DEVICE:
             found.update((id(argument), IGNORED) for argument in node.args)
         elif is_autocast(dotted(node.func, scope)):
@@ -218,8 +218,7 @@ def joined(node: ast.JoinedStr, role: str, found: Found, where: Where) -> None:
 def is_choice(node: ast.IfExp, scope: Scope) -> bool:
     """Whether it chooses a device by what there is: `"cuda" if is_available() else "cpu"`."""
     asks = any(
-        isinstance(part, ast.Call)
-        and str(getattr(part.func, "attr", getattr(part.func, "id", ""))) == "is_available"
+        isinstance(part, ast.Call) and last_name(part.func) == "is_available"
         for part in ast.walk(node.test)
     )
     return asks and _is_device(node.body, scope) and _is_device(node.orelse, scope)
