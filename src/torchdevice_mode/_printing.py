@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import TextIO
 
 from .errors import TorchDeviceError
 
-__all__ = ["print_out"]
+__all__ = ["print_out", "writable"]
 
 
 def print_out(text: str) -> None:
@@ -19,9 +20,8 @@ def print_out(text: str) -> None:
     Raises:
         TorchDeviceError: If it cannot be written, to a full disk say.
     """
-    encoding = sys.stdout.encoding or "utf-8"
     try:
-        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+        print(writable(text, sys.stdout), flush=True)
     except BrokenPipeError:
         _let_go()
     except OSError as error:
@@ -29,6 +29,12 @@ def print_out(text: str) -> None:
         raise TorchDeviceError(
             f"cannot write to standard output ({error.strerror}): send it elsewhere."
         ) from None
+
+
+def writable(text: str, stream: TextIO) -> str:
+    """The text with escapes for what a stream's encoding lacks."""
+    encoding = stream.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _let_go() -> None:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any, TextIO
 
+from .._printing import writable
 from .document import shown_unit
 from .results import UnitResult
 
@@ -39,10 +40,8 @@ class Progress:
         self._write(f"[{self._done:>{width}}/{self._total}] {line(result)}")
 
     def _write(self, words: str) -> None:
-        encoding = self._stream.encoding or "utf-8"
         with suppress(OSError):  # nobody listens, which is no reason to end
-            shown = words.encode(encoding, "backslashreplace").decode(encoding)
-            print(shown, file=self._stream, flush=True)
+            print(writable(words, self._stream), file=self._stream, flush=True)
 
 
 class _Bar(Progress):
