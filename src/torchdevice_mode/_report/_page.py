@@ -225,15 +225,14 @@ def _costs(report: Report, ids: dict[str, str]) -> str:
 
 
 def _operators(report: Report) -> str:
-    if not report.operators:
-        return ""
-    most = report.operators[0].seconds or 1.0
+    found = list(groups(report))
+    most = max((group.operators[0].seconds for group in found), default=0.0) or 1.0
     head = (
         *(("Share of the slowest", "share"), ("Time", "number"), ("Of all", "number")),
         *(("Calls", "number"), ("Each", "number"), ("Operator", ""), ("On", "")),
     )
     parts = []
-    for group in groups(report):
+    for group in found:
         rows = [
             (
                 bar(operator.seconds / most),

@@ -61,9 +61,10 @@ def headline(document: dict[str, Any]) -> str:
         sentence = "no test that passes on plain torch fails redirected"
     sentence += _each(newly)
     only = _by_run(document, "only redirected, failing")
-    if _number(only):
-        noun = counted(_number(only), "test")
-        verbs = ("runs", "fails") if _number(only) == 1 else ("run", "fail")
+    failing = _number(only)
+    if failing:
+        noun = counted(failing, "test")
+        verbs = ("runs", "fails") if failing == 1 else ("run", "fail")
         sentence += f"; {noun} that only {verbs[0]} redirected {verbs[1]}{_each(only)}"
     return sentence
 
