@@ -6,9 +6,8 @@ import os
 import subprocess
 from pathlib import Path
 
-import pytest
 import torch
-from installation import ROOT, Installation, environment
+from installation import ROOT, environment
 from torch import nn
 
 SIMULATED = {"1": "mps", "0": ""}.get(
@@ -18,13 +17,6 @@ TARGET = ["--simulate", SIMULATED] if SIMULATED else ["--target", "cpu"]
 PROGRAMS = Path(__file__).parent / "programs"
 # Where each imports torch for a second or two, more than two ranks are enough in one of the runs.
 RANKS = 2 if SIMULATED else 4
-
-
-@pytest.fixture(scope="module")
-def hooked(tmp_path_factory):
-    installation = Installation(tmp_path_factory.mktemp("hooked"))
-    installation.add_hook()
-    return installation
 
 
 def run(hooked, *words: object) -> subprocess.CompletedProcess[str]:

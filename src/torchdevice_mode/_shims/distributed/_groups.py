@@ -25,6 +25,7 @@ from ..._active import current
 from ..._context import Context
 from ..._patches import Hook, Parameter, Patch, Patches, original_of
 from ...errors import UnsupportedByTargetError
+from ._settling import settle_at_end
 
 __all__ = ["PATCHES", "redirection", "where_held"]
 
@@ -76,12 +77,14 @@ def _serve(target: str, backend: str) -> None:
         _staging.install(target)
     if _backend.NAME in backend or "gloo" in backend:
         _on_gloo.install()
+        settle_at_end()
         _served[target] = backend
 
 
 def _serve_again() -> Callable[[], None]:
     """Serve groups that an earlier redirection made, and stop when this one ends."""
     if dist.is_initialized():
+        settle_at_end()
         for target, backend in _served.items():
             _serve(target, backend)
 
