@@ -11,6 +11,7 @@ import torch
 import torch.utils.checkpoint
 
 import torchdevice_mode
+from torchdevice_mode._shims import amp
 from torchdevice_mode.errors import TorchDeviceWarning
 
 pytestmark = pytest.mark.usefixtures("redirected")
@@ -97,6 +98,16 @@ def test_a_dtype_that_the_target_lacks_is_replaced_with_a_warning():
         torch.autocast("cuda", dtype=torch.float64),
     ):
         assert product_dtype() is torch.float16
+
+
+@pytest.mark.off_cuda
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64], ids=["slow", "lacking"])
+def test_an_autocast_that_is_switched_off_warns_of_no_dtype(dtype, monkeypatch):
+    monkeypatch.setattr(amp, "_float16_is_emulated", lambda: True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", TorchDeviceWarning)
+        with torch.autocast("cuda", dtype=dtype, enabled=False):
+            assert product_dtype() is torch.float32
 
 
 ON = True

@@ -97,10 +97,19 @@ def _float16_is_emulated() -> bool:
     return bool(ask and other and not ask() and other())
 
 
-def _usable_dtype(asked: str, device_type: str, dtype: torch.dtype) -> torch.dtype:
-    """The dtype asked for, or one that the target's autocast can compute in."""
+def _usable_dtype(
+    asked: str, device_type: str, dtype: torch.dtype, *, enabled: bool = True
+) -> torch.dtype:
+    """The dtype asked for, or one that the target's autocast can compute in.
+
+    Args:
+        asked: The device type that the program named.
+        device_type: The one whose autocast it gets.
+        dtype: What the program wants to compute in.
+        enabled: Whether anything will be computed in it; if not, there is nothing to warn of.
+    """
     usable = _DTYPES.get(device_type)
-    if dtype is torch.float16 and device_type == "cpu" and _float16_is_emulated():
+    if dtype is torch.float16 and enabled and device_type == "cpu" and _float16_is_emulated():
         warn_once(
             "autocast-slow-dtype",
             f"autocast({asked!r}, dtype={dtype}) is slow on this CPU, which has no float16 "
@@ -108,12 +117,14 @@ def _usable_dtype(asked: str, device_type: str, dtype: torch.dtype) -> torch.dty
         )
     if usable is None or dtype in usable or dtype is torch.float32:
         return dtype
-    warn_once(
-        "autocast-dtype",
-        f"autocast({asked!r}, dtype={dtype}) computes in {usable[0]}, because autocast on "
-        f"{device_type} does not support {dtype}: choose one of {', '.join(map(str, usable))}.",
-        key=(device_type, dtype),
-    )
+    if enabled:
+        warn_once(
+            "autocast-dtype",
+            f"autocast({asked!r}, dtype={dtype}) computes in {usable[0]}, because autocast on "
+            f"{device_type} does not support {dtype}: choose one of "
+            f"{', '.join(map(str, usable))}.",
+            key=(device_type, dtype),
+        )
     return usable[0]
 
 
@@ -131,7 +142,9 @@ def _autocast_init(original: Callable[..., None]) -> Callable[..., None]:
         if given is None:
             return original(self, device_type, dtype, enabled, cache_enabled)
         # The default is CUDA's, not the target's: programs scale their loss for float16.
-        dtype = _usable_dtype(device_type, given, dtype or _get_dtype(device_type))
+        dtype = _usable_dtype(
+            device_type, given, dtype or _get_dtype(device_type), enabled=enabled
+        )
         if dtype is torch.float32:
             # Nothing to cast; the target's autocast would warn and do the same.
             enabled, dtype = False, _get_dtype(given)
