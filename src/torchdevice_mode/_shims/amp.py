@@ -142,9 +142,7 @@ def _autocast_init(original: Callable[..., None]) -> Callable[..., None]:
         if given is None:
             return original(self, device_type, dtype, enabled, cache_enabled)
         # The default is CUDA's, not the target's: programs scale their loss for float16.
-        dtype = _usable_dtype(
-            device_type, given, dtype or _get_dtype(device_type), enabled=enabled
-        )
+        dtype = _usable_dtype(device_type, given, dtype or _get_dtype(device_type), enabled=enabled)
         if dtype is torch.float32:
             # Nothing to cast; the target's autocast would warn and do the same.
             enabled, dtype = False, _get_dtype(given)
