@@ -47,6 +47,9 @@ PACKAGES: dict[str, str | None] = {
 }
 """Import name to what to do without the package; None where torchdevice has a substitute."""
 
+# Newer releases of these compute on the CPU and on MPS by themselves.
+_WITH_OTHER_KERNELS = ("bitsandbytes",)
+
 SUBSTITUTES = tuple(name for name, advice in PACKAGES.items() if advice is None)
 """The packages for which `substitutes=` may ask."""
 
@@ -69,8 +72,12 @@ def note_about(module: str) -> str:
         )
     if advice is not None:
         return f"torchdevice: {package} {_BY_HAND}{advice}."
+    if package in _WITH_OTHER_KERNELS:
+        need = "is missing: install a release that computes on the target, or ask"
+    else:
+        need = "needs an NVIDIA GPU: ask"
     return (
-        f"torchdevice: {package} needs an NVIDIA GPU: ask for a substitute built on torch by "
+        f"torchdevice: {package} {need} for a substitute built on torch by "
         f'torchdevice run --substitute {package}, enable(substitutes=["{package}"]) or '
         f"TORCHDEVICE_SUBSTITUTES={package}."
     )

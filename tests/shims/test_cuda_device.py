@@ -33,19 +33,22 @@ def asks(module):
 @pytest.mark.parametrize(
     "module",
     [
+        "bitsandbytes.cextension",
         "torch._dynamo.device_interface",
         "torch._inductor.utils",
         "torch.accelerator",
         "triton.backends.nvidia.driver",
     ],
 )
-def test_who_generates_code_for_a_gpu_is_told_the_truth(module):
+def test_who_generates_or_loads_code_for_a_gpu_is_told_the_truth(module):
     with torchdevice_mode.native():
         plain = asks(module)
     assert asks(module) == plain
 
 
-@pytest.mark.parametrize("module", ["__main__", "torch._dynamo.utils", "triton_kernels", None])
+@pytest.mark.parametrize(
+    "module", ["__main__", "torch._dynamo.utils", "triton_kernels", "bitsandbytes_cuda", None]
+)
 def test_all_others_find_one_device(module):
     assert asks(module) == (True, 1)
 

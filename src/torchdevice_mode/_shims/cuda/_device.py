@@ -41,8 +41,10 @@ _CONSTANT = Trace.CONSTANT
 
 
 # Who generates code for a GPU, or wants streams and pinned memory of one, must be told the truth:
-# in a CUDA build of torch they would call CUDA's driver.
+# in a CUDA build of torch they would call CUDA's driver. bitsandbytes has kernels for CUDA, MPS and
+# the CPU: told of CUDA, it loads those that cannot run, and its import fails.
 _NEED_A_GPU = (
+    "bitsandbytes.",
     "torch._dynamo.device_interface.",
     "torch._inductor.",
     "torch.accelerator.",
