@@ -91,6 +91,8 @@ MOVES = {
     "cuda": lambda x: x.cuda(),
     "cuda index": lambda x: x.cuda(0),
     "cuda device": lambda x: x.cuda(device="cuda:0", non_blocking=True),
+    "cuda device made before": lambda x: x.cuda(torch.device("cuda", 0)),
+    "cuda of a tensor": lambda x: x.cuda(torch.zeros(1, device="cuda").device, True),
     "cuda position": lambda x: x.cuda(0, True),
     "type name": lambda x: x.type("torch.cuda.FloatTensor"),
     "to other": lambda x: x.to(torch.zeros(1, device="cuda")),
@@ -126,6 +128,7 @@ def test_a_move_that_names_no_device_stays(redirected):
     [
         lambda m: m.cuda(),
         lambda m: m.cuda(0),
+        lambda m: m.cuda(torch.device("cuda")),
         lambda m: m.to("cuda"),
         lambda m: m.to(0),
         lambda m: m.to("npu"),

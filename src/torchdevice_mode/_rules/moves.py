@@ -106,7 +106,7 @@ def move_to_named(device_type: str) -> Callable[..., Any]:
         request: Any = device_type
         if isinstance(index, int) and not isinstance(index, bool) and index >= 0:
             request = f"{device_type}:{index}"
-        elif index is not None:
+        elif index is not None and not _is_what_it_means(context, device_type, index):
             request = index
         device = replacement(context, request)
         if device is None or not set(kwargs) <= _MOVE_KEYWORDS:
@@ -129,6 +129,18 @@ def move_to_named(device_type: str) -> Callable[..., Any]:
         return moved
 
     return move
+
+
+def _is_what_it_means(context: Context, device_type: str, given: Any) -> bool:
+    """Whether a device is the one that requests for a type get, as `torch.device("cuda")` is here.
+
+    A program makes the device first, and `x.cuda(device)` is given what it was made to.
+    """
+    if not isinstance(given, (str, torch.device)):
+        return False
+    kind = given.type if isinstance(given, torch.device) else given.partition(":")[0]
+    meant = context.cuda_type if device_type == "cuda" else context.target
+    return kind == meant.type != device_type
 
 
 _MOVE_KEYWORDS = frozenset({"device", "non_blocking", "async", "memory_format"})
