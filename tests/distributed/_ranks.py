@@ -104,6 +104,7 @@ def main() -> None:
         rank=rank,
         world_size=size,
         timeout=timedelta(seconds=60),
+        **getattr(module, "FORMED", dict)(rank),
     )
     torch.cuda.set_device(rank)
     found = dict(before)

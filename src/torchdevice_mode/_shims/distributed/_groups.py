@@ -25,6 +25,7 @@ from ..._active import current
 from ..._context import Context
 from ..._patches import Hook, Parameter, Patch, Patches, original_of
 from ...errors import UnsupportedByTargetError
+from . import _splitting
 from ._settling import settle_at_end
 
 __all__ = ["PATCHES", "redirection", "where_held"]
@@ -105,6 +106,7 @@ def _by_rank(original: Callable[..., None]) -> Callable[..., None]:
         backend: str | None = None, *args: Any, device_id: Any = None, **kwargs: Any
     ) -> None:
         context = redirection()
+        _splitting.note_device(device_id)
         if context is not None and device_id is not None:
             if isinstance(device_id, int):
                 # Ranks of one machine share its device.
@@ -241,6 +243,7 @@ def _where_missing(module: Any, name: str) -> Any:
 _NO_FUNCTION = "takes the name of a backend, and no tensor that a mode could see"
 _BY_NAME = "takes the name of a device, and no tensor that a mode could see"
 _BY_MODULE = "asks a device's module for streams, which only torch.cuda has"
+_SPLIT = "splits what NCCL can split, and no tensor is handed to it that a mode could see"
 _NO_NCCL = "torch has it in builds for CUDA only"
 
 _modules = () if _c10d is None else (_c10d, torch.distributed)
@@ -281,5 +284,12 @@ PATCHES: tuple[Patch | Hook, ...] = (
     Patch(lambda: device_mesh, "init_device_mesh", _of_target, _BY_NAME),
     Patch(lambda: dist, "init_device_mesh", _of_target, _BY_NAME),
     Hook(where_held(device_mesh.__name__, "_get_device_handle", _as_cuda), _BY_MODULE),
+    Hook(where_held(getattr(_c10d, "__name__", ""), "split_group", _splitting.for_gloo), _SPLIT),
+    Patch(
+        lambda: dist if hasattr(dist, "split_group") else None,
+        "split_group",
+        _splitting.for_gloo,
+        _SPLIT,
+    ),
     Hook(_serve_again, "groups live on when a redirection ends, and may meet another"),
 )
