@@ -53,6 +53,21 @@ def test_autocast_computes_in_its_dtype(spelling, options, expected):
     assert product_dtype() is torch.float32
 
 
+def test_what_torch_itself_asks_of_autocast_is_no_request_of_the_program():
+    def counted():
+        entries = torchdevice_mode.report().entries
+        return sum(e.count for e in entries if e.kind == "redirection" and e.asked == "cuda")
+
+    attention = torch.nn.MultiheadAttention(4, 2, batch_first=True, device="cuda").eval()
+    x = torch.ones(1, 3, 4, device="cuda")
+    before = counted()
+    with torch.no_grad():
+        attention(x, x, x)
+    assert counted() == before
+    torch.is_autocast_enabled("cuda")
+    assert counted() == before + 1
+
+
 def test_autocast_can_be_asked():
     assert torch.is_autocast_enabled() is torch.is_autocast_enabled("cuda") is False
     assert torch.get_autocast_dtype("cuda") is torch.float16

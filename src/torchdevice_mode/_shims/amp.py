@@ -19,7 +19,7 @@ import torch.amp.grad_scaler
 
 from .._active import current
 from .._context import Context
-from .._log import warn_once
+from .._log import is_library_frame, warn_once
 from .._patches import Hook, Patch
 
 __all__ = ["PATCHES"]
@@ -56,6 +56,15 @@ def _redirected_in(context: Context, device_type: str, frame: types.FrameType | 
     if device_type in (context.target.type, "cpu:-1"):
         return None
     device = context.device_for(device_type, frame)
+    return None if device is None or device.type == device_type else device.type
+
+
+def _asked(device_type: Any, frame: types.FrameType | None) -> str | None:
+    """As `_redirected`, but not counted where torch asks: no line of the program names a device."""
+    context = current()
+    if context is None or device_type != "cuda" or frame is None or not is_library_frame(frame):
+        return _redirected(device_type, frame)
+    device = context.resolve(device_type).device
     return None if device is None or device.type == device_type else device.type
 
 
@@ -246,7 +255,7 @@ def _is_autocast_enabled(original: Callable[..., bool]) -> Callable[..., bool]:
     @_constant
     @_in_place_of(original)
     def is_autocast_enabled(device_type: Any = "cuda") -> bool:
-        return original(_redirected(device_type, _caller()) or device_type)
+        return original(_asked(device_type, _caller()) or device_type)
 
     return is_autocast_enabled
 
@@ -265,7 +274,7 @@ def _get_autocast_dtype(original: Callable[..., torch.dtype]) -> Callable[..., t
     @_constant
     @_in_place_of(original)
     def get_autocast_dtype(device_type: str) -> torch.dtype:
-        given = _redirected(device_type, _caller())
+        given = _asked(device_type, _caller())
         # Outside of a region a program asks for CUDA's default, which is not the target's.
         return original(given if given is not None and _is_enabled(given) else device_type)
 
