@@ -64,6 +64,14 @@ def test_the_busiest_come_first_and_the_rest_is_counted():
     assert lines(*entries)[-1] == "  and 1 more at 1 call site"
 
 
+@pytest.mark.parametrize("unnamed", ["no device", "cpu", "cpu:0"])
+def test_lines_that_name_an_accelerator_come_before_busier_ones_that_do_not(unnamed):
+    named = [entry(count=2, line=9), entry(count=3, line=8, kind="answer", asked="torch.cuda.x")]
+    busier = [entry(count=count, line=count, asked=unnamed) for count in (30, 40, 50)]
+    _, *shown = lines(*busier, *named, busiest=3)
+    assert [line.split()[0] for line in shown] == ["50x", "3x", "2x", "and"]
+
+
 def test_columns_are_aligned():
     _, first, second = lines(entry(count=1200, line=31, asked="no device"), entry())
     assert first == "  1,200x  train.py:31  no device -> cpu"

@@ -66,11 +66,20 @@ def render(
 
 
 def _worth_showing(ordered: Sequence[Entry], most: int) -> list[Entry]:
-    """The busiest, and among them those that cost most, however seldom they were passed."""
+    """The busiest, and among them those that cost most, however seldom they were passed.
+
+    Lines that name no accelerator come last: they are many, and there is nothing to change in them.
+    """
     costly = [entry for entry in ordered if _cost(entry)]
     dearest = sorted(costly, key=lambda entry: (-entry.seconds, -entry.moved))[:_DEAREST]
-    chosen = [*dearest, *(entry for entry in ordered if entry not in dearest)][:most]
+    others = sorted((e for e in ordered if e not in dearest), key=_names_no_accelerator)
+    chosen = [*dearest, *others][:most]
     return [entry for entry in ordered if entry in chosen]
+
+
+def _names_no_accelerator(entry: Entry) -> bool:
+    asked = entry.site.asked.partition(":")[0]
+    return entry.site.kind == "redirection" and asked in ("no device", "cpu")
 
 
 def _missing(unreported: int) -> list[str]:
