@@ -422,6 +422,15 @@ def test_gradients_are_averaged_over_processes(tmp_path):
         torch.distributed.destroy_process_group()
 
 
+def test_larc_is_a_module_and_the_class_in_it():
+    from apex import parallel
+    from apex.parallel import LARC as OF_PACKAGE
+    from apex.parallel.LARC import LARC
+
+    assert parallel.LARC is OF_PACKAGE is LARC
+    assert isinstance(LARC, type)
+
+
 @pytest.mark.parametrize("clip", [True, False])
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 def test_layers_have_learning_rates_of_their_own(clip, decay):

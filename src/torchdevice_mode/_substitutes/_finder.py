@@ -106,6 +106,7 @@ class _Loader:
         module.__dict__["__getattr__"] = _raiser(name)
         for submodule in row.imports:
             import_module(f"{name}.{submodule}")
+        vars(module).update(names)  # once more: a submodule may have the name of what it holds
 
 
 def _raiser(module: str) -> Any:

@@ -153,7 +153,8 @@ _APEX: dict[str, Module] = {
     "apex.optimizers.fused_adam": Module(("apex/optimizers",), ("FusedAdam",)),
     "apex.optimizers.fused_lamb": Module(("apex/optimizers",), ("FusedLAMB",)),
     "apex.optimizers.fused_sgd": Module(("apex/optimizers",), ("FusedSGD",)),
-    "apex.parallel": Module(("apex/parallel", "apex/larc"), absent=("Reducer",)),
+    "apex.parallel": Module(("apex/parallel", "apex/larc"), absent=("Reducer",), imports=("LARC",)),
+    "apex.parallel.LARC": Module(("apex/larc",)),
 }
 
 _BITSANDBYTES: dict[str, Module] = {
