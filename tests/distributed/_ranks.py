@@ -104,7 +104,7 @@ def main() -> None:
         rank=rank,
         world_size=size,
         timeout=timedelta(seconds=60),
-        **getattr(module, "FORMED", dict)(rank),
+        **getattr(module, "FORMED", lambda rank: {})(rank),
     )
     torch.cuda.set_device(rank)
     found = dict(before)
