@@ -53,6 +53,7 @@ def test_autocast_computes_in_its_dtype(spelling, options, expected):
     assert product_dtype() is torch.float32
 
 
+@pytest.mark.off_cuda
 def test_what_torch_itself_asks_of_autocast_is_no_request_of_the_program():
     def counted():
         entries = torchdevice_mode.report().entries
