@@ -100,13 +100,12 @@ class _Loader:
             names[missing] = absent(name, missing)
         if name == package:
             names["__version__"] = DISTRIBUTIONS[package].version
-        vars(module).update(names)
         module.__doc__ = f"torchdevice's substitute for {name}."
         module.__dict__["__all__"] = [n for n in names if not n.startswith("_")]
         module.__dict__["__getattr__"] = _raiser(name)
         for submodule in row.imports:
             import_module(f"{name}.{submodule}")
-        vars(module).update(names)  # once more: a submodule may have the name of what it holds
+        vars(module).update(names)  # last: a submodule may have the name of what it holds
 
 
 def _raiser(module: str) -> Any:
