@@ -45,11 +45,12 @@ def for_gloo(original: Callable[..., Any]) -> Callable[..., Any]:
             return original(*args, **kwargs)  # torch's own errors, too
         parent = given.get("parent_pg") or dist.group.WORLD
         known = dist.distributed_c10d._world.pg_group_ranks
-        if parent not in known or dist.get_rank() not in known[parent]:
-            kind = f"Group {parent} is not registered"
-            if parent in known:
-                kind = f"Global rank {dist.get_rank()} is not part of the parent group {parent}"
-            raise ValueError(kind)
+        if parent not in known:
+            raise ValueError(f"Group {parent} is not registered")
+        if dist.get_rank() not in known[parent]:
+            raise ValueError(
+                f"Global rank {dist.get_rank()} is not part of the parent group {parent}"
+            )
         if not _on_gloo(parent, context):
             return original(*args, **kwargs)
         mine = _checked(wanted, known[parent][dist.get_rank()])
