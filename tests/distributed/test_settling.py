@@ -41,17 +41,9 @@ def compute() -> None:
 
 
 @on_linux
-def test_a_thread_that_runs_is_waited_for():
-    thread = thread_of_gloo(compute)
-    _settling.wait_until_at_rest()
-    done = not thread.is_alive()
-    thread.join()
-    assert done
-
-
-@on_linux
-def test_a_thread_that_waits_for_python_is_waited_for():
-    thread = thread_of_gloo(lambda: [compute() for _ in range(3)])
+@pytest.mark.parametrize("times", [1, 3], ids=["that computes", "that needs Python in between"])
+def test_a_thread_that_runs_is_waited_for(times):
+    thread = thread_of_gloo(lambda: [compute() for _ in range(times)])
     _settling.wait_until_at_rest()
     done = not thread.is_alive()
     thread.join()
